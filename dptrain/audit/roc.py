@@ -1,0 +1,247 @@
+"""The ROC of one target: how well do scores separate members from non-members? HIGHER MEANS MEMBER.
+
+Everything is computed from counts. Tied scores move together (midranks in the AUC; one point in the curve), a
+threshold is conservative (its false-positive rate on the data is at or below the one asked for), and nothing
+is interpolated between points that no threshold reaches. A false-positive rate below one non-member is "not
+estimable", never 0.
+
+Units scored here should be patients: records of one patient are not independent, and intervals over records
+are too short.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special, stats
+
+from dptrain.attacks.checks import BoolArray, FloatArray, IntArray
+
+FPRS = (0.1, 0.01, 0.001)
+"""False-positive rates reported by default."""
+
+
+@dataclass(frozen=True)
+class RocCurve:
+    """Points of a ROC, one per distinct score, from (0, 0) to (1, 1); "member" means score >= threshold."""
+
+    fpr: FloatArray
+    tpr: FloatArray
+    thresholds: FloatArray
+    """Falling; the first is +inf."""
+    num_members: int
+    num_nonmembers: int
+
+
+@dataclass(frozen=True)
+class TprAtFpr:
+    """True-positive rate at a false-positive rate, as fractions, with a 95% (by default) interval."""
+
+    fpr: float
+    """Asked for."""
+    tpr: float
+    """NaN if not estimable."""
+    realised_fpr: float
+    """Of the conservative threshold; at most `fpr`."""
+    threshold: float
+    num_true_positives: int
+    num_false_positives: int
+    num_members: int
+    num_nonmembers: int
+    low: float
+    high: float
+    estimable: bool
+    """False below 1/fpr non-members (or without members): no false positive is then allowed to be seen."""
+
+
+def auc(scores: npt.ArrayLike, is_member: npt.ArrayLike) -> float:
+    """Return Pr[member scores higher] + Pr[tie] / 2, by midranks (Mann-Whitney).
+
+    Args:
+        scores: (N,) finite.
+        is_member: (N,) bool.
+
+    Raises:
+        ValueError: shapes that do not fit, NaN scores, or members or non-members missing.
+    """
+    values, member = _checked(scores, is_member)
+    num_in = int(member.sum())
+    num_out = member.size - num_in
+    rank_sum = float(stats.rankdata(values)[member].sum())
+    return (rank_sum - num_in * (num_in + 1) / 2) / (num_in * num_out)
+
+
+def roc_curve(scores: npt.ArrayLike, is_member: npt.ArrayLike) -> RocCurve:
+    """Return the ROC on counts, one point per distinct score. Arguments and errors as `auc`."""
+    values, member = _checked(scores, is_member)
+    thresholds, true_positives, false_positives = _cumulative(values, member)
+    num_in, num_out = int(true_positives[-1]), int(false_positives[-1])
+    return RocCurve(
+        fpr=np.concatenate([[0.0], false_positives / num_out]),
+        tpr=np.concatenate([[0.0], true_positives / num_in]),
+        thresholds=np.concatenate([[np.inf], thresholds]),
+        num_members=num_in,
+        num_nonmembers=num_out,
+    )
+
+
+def tpr_at_fpr(scores: npt.ArrayLike, is_member: npt.ArrayLike, fpr: float, confidence: float = 0.95) -> TprAtFpr:
+    """Return the true-positive rate at the largest false-positive rate not above `fpr`.
+
+    The interval is about the true-positive rate at *exactly* this false-positive rate in the population the
+    units come from, and so counts two uncertainties: how many of the members pass a threshold (binomial), and
+    where the threshold lies (the number of the n observed non-members that pass the true one is Binomial(n,
+    fpr)). The interval is the middle of the mixture of Beta distributions over that number: the Bayesian
+    bootstrap of the ROC (Gu, Ghosal & Roy 2008, doi 10.1002/sim.3366) in closed form, without drawing random
+    numbers.
+
+    Args:
+        scores: (N,) finite.
+        is_member: (N,) bool.
+        fpr: fraction in (0, 1).
+        confidence: of the interval.
+
+    Raises:
+        ValueError: as `auc`, and a rate or confidence outside (0, 1).
+    """
+    values, member = _checked(scores, is_member)
+    _check_fraction("fpr", fpr)
+    _check_fraction("confidence", confidence)
+    thresholds, true_positives, false_positives = _cumulative(values, member)
+    num_in, num_out = int(true_positives[-1]), int(false_positives[-1])
+    allowed = _allowed(fpr, num_out)
+    place = int(np.searchsorted(false_positives, allowed, side="right")) - 1
+    tp, fp, threshold = 0, 0, float("inf")
+    if place >= 0:
+        tp, fp, threshold = int(true_positives[place]), int(false_positives[place]), float(thresholds[place])
+    estimable = allowed >= 1
+    if not estimable:
+        nan = float("nan")
+        return TprAtFpr(fpr, nan, nan, float("inf"), 0, 0, num_in, num_out, nan, nan, False)
+    tpr = tp / num_in
+    low, high = _rank_mixture_interval(true_positives, false_positives, fpr, confidence)
+    return TprAtFpr(fpr, tpr, fp / num_out, threshold, tp, fp, num_in, num_out, min(low, tpr), max(high, tpr), True)
+
+
+def tpr_at_fpr_split(
+    scores: npt.ArrayLike,
+    is_member: npt.ArrayLike,
+    fpr: float,
+    rng: np.random.Generator,
+    confidence: float = 0.95,
+) -> TprAtFpr:
+    """As `tpr_at_fpr`, with the threshold chosen on one random half of the non-members and everything counted
+    on the rest.
+
+    The counts are those of the other half of the non-members and of all members. The interval is that of
+    Clopper and Pearson for the members above *this* threshold, exact for any sample size, but its
+    false-positive rate is the realised one (reported), which may be above or below `fpr`.
+
+    Raises:
+        ValueError: as `tpr_at_fpr`.
+    """
+    values, member = _checked(scores, is_member)
+    _check_fraction("fpr", fpr)
+    _check_fraction("confidence", confidence)
+    nonmember_scores = rng.permutation(values[~member])
+    half = nonmember_scores.size // 2
+    choosing, counting = nonmember_scores[:half], nonmember_scores[half:]
+    num_in, num_out = int(member.sum()), counting.size
+    allowed = _allowed(fpr, half)
+    if allowed < 1:
+        nan = float("nan")
+        return TprAtFpr(fpr, nan, nan, float("inf"), 0, 0, num_in, num_out, nan, nan, False)
+    # The (allowed + 1)-th largest: everything strictly above it has at most `allowed` false positives on this
+    # half.
+    threshold = float(np.nextafter(np.sort(choosing)[::-1][allowed], np.inf)) if allowed < half else -float("inf")
+    tp = int((values[member] >= threshold).sum())
+    fp = int((counting >= threshold).sum())
+    low, high = clopper_pearson(tp, num_in, confidence)
+    return TprAtFpr(fpr, tp / num_in, fp / num_out, threshold, tp, fp, num_in, num_out, low, high, True)
+
+
+def clopper_pearson(count: float, total: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the exact binomial interval for a fraction (Clopper & Pearson 1934, doi
+    10.1093/biomet/26.4.404).
+
+    Non-integer counts are allowed (effective sample sizes).
+
+    Raises:
+        ValueError: a count outside 0..total, or a confidence outside (0, 1).
+    """
+    _check_fraction("confidence", confidence)
+    if not 0 <= count <= total or total <= 0:
+        raise ValueError(f"count={count} must lie in 0..total={total}, with total above 0.")
+    tail = (1.0 - confidence) / 2.0
+    low = 0.0 if count == 0 else float(special.betaincinv(count, total - count + 1, tail))
+    high = 1.0 if count == total else float(special.betaincinv(count + 1, total - count, 1.0 - tail))
+    return low, high
+
+
+def _allowed(fpr: float, num_nonmembers: int) -> int:
+    # 0.1 * 10 must allow one false positive whatever the rounding of the product.
+    return int(np.floor(fpr * num_nonmembers * (1.0 + 1e-12)))
+
+
+def _cumulative(values: FloatArray, member: BoolArray) -> tuple[FloatArray, IntArray, IntArray]:
+    order = np.argsort(values)[::-1]
+    ranked = values[order]
+    last_of_tie = np.append(np.flatnonzero(np.diff(ranked)), ranked.size - 1)
+    true_positives = np.cumsum(member[order], dtype=np.int64)[last_of_tie]
+    false_positives = last_of_tie.astype(np.int64) + 1 - true_positives
+    return ranked[last_of_tie], true_positives, false_positives
+
+
+def _rank_mixture_interval(
+    true_positives: IntArray, false_positives: IntArray, fpr: float, confidence: float
+) -> tuple[float, float]:
+    num_in, num_out = int(true_positives[-1]), int(false_positives[-1])
+    tail = (1.0 - confidence) / 2.0
+    few, many = stats.binom.ppf([1e-7, 1.0 - 1e-7], num_out, fpr)
+    passing = np.arange(int(few), int(many) + 1)
+    weight = stats.binom.pmf(passing, num_out, fpr)
+    weight /= weight.sum()
+    # If k non-members pass the true threshold, it lies between the k-th and the (k+1)-th largest of them. The low
+    # end counts the members above the former, the high end those above the latter: in the far tail the two differ
+    # much, and taking one of them for both ends covered 79% instead of 95% at one expected false positive.
+    hits_low = _hits(true_positives, false_positives, passing - 1)
+    hits_high = _hits(true_positives, false_positives, passing)
+
+    def quantile(hits: FloatArray, probability: float) -> float:
+        low, high = 0.0, 1.0
+        for _ in range(40):
+            middle = (low + high) / 2.0
+            # Jeffreys' prior for the fraction of members above the threshold.
+            below = special.betainc(hits + 0.5, num_in - hits + 0.5, middle)
+            low, high = (middle, high) if float(weight @ below) < probability else (low, middle)
+        return (low + high) / 2.0
+
+    low = 0.0 if float(weight @ (hits_low == 0)) > tail else quantile(hits_low, tail)
+    high = 1.0 if float(weight @ (hits_high == num_in)) > tail else quantile(hits_high, 1.0 - tail)
+    return low, high
+
+
+def _hits(true_positives: IntArray, false_positives: IntArray, allowed: IntArray) -> FloatArray:
+    """Return the most true positives of any threshold with at most so many false positives (0 if none has)."""
+    place = np.searchsorted(false_positives, allowed, side="right") - 1
+    return np.where(place >= 0, true_positives[np.maximum(place, 0)], 0).astype(np.float64)
+
+
+def _check_fraction(name: str, value: float) -> None:
+    if not 0.0 < value < 1.0:
+        raise ValueError(f"{name}={value} must be a fraction between 0 and 1, for example 0.01 for one percent.")
+
+
+def _checked(scores: npt.ArrayLike, is_member: npt.ArrayLike) -> tuple[FloatArray, BoolArray]:
+    values = np.asarray(scores, dtype=np.float64)
+    member = np.asarray(is_member)
+    if values.ndim != 1 or member.shape != values.shape or member.dtype != np.bool_:
+        raise ValueError(
+            f"scores.shape={values.shape} and is_member.shape={member.shape} (dtype {member.dtype}) must both be (N,), "
+            "the latter bool."
+        )
+    if np.isnan(values).any():
+        raise ValueError("scores holds NaN; expected numbers. Leave units without a score out.")
+    if member.all() or not member.any():
+        raise ValueError(f"is_member has {int(member.sum())} members of {member.size}; expected both kinds.")
+    return values, member

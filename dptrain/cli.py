@@ -1,0 +1,291 @@
+"""The command line; the only file that imports hydra.
+
+    dptrain -m privacy.epsilon=8,3,1,inf     the study: arms, attacks, chart (inf = without DP)
+    dptrain -m privacy.target=tpr privacy.tpr=0.02,0.05   the same with caps on attacks instead of epsilons
+    dptrain privacy.epsilon=3                one arm and what it is compared with
+    dptrain status STUDY                     what is there and what is missing
+    dptrain report STUDY                     redraw everything from the folder
+    dptrain check privacy.epsilon=3 ...      is a private step of this model, loss and data what is accounted?
+    dptrain constants data=table ...         write down scaling constants for a new table
+    dptrain account --sampling-rate ...      epsilon, caps on attacks and patient-level epsilon of a mechanism
+
+Hydra composes `conf/` and runs the sweep. Before it starts, every setting (every swept value too) is checked, so a
+sweep with a typing error in its last value fails before its first training.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dptrain.conf_dir import config_dir
+from dptrain.config import Config, parse_config
+from dptrain.errors import ConfigError, DptrainError, StudyError
+
+log = logging.getLogger(__name__)
+_failures: list[str] = []
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; exits with 0 only if everything that was asked for is there."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    configure_logging()
+    try:
+        command = COMMANDS.get(arguments[0]) if arguments else None
+        if command is not None:
+            command(arguments[1:])
+        else:
+            run_sweep(arguments)
+    except DptrainError as error:
+        print_problems(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("Stopped. Finished models are kept; the same command goes on from there.", file=sys.stderr)
+        sys.exit(130)
+    if _failures:
+        print(f"{len(_failures)} run(s) failed: {', '.join(_failures)}. See the messages above.", file=sys.stderr)
+        sys.exit(1)
+
+
+def configure_logging() -> None:
+    """Plain lines with the time on standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("dptrain").setLevel(logging.INFO)
+    # dp-accounting logs every RDP order that it drops; the order that is used is not among them.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def print_problems(error: DptrainError) -> None:
+    """Every problem on its own line, no traceback."""
+    for problem in error.problems:
+        print(f"error: {problem}" if not problem.startswith(" ") else problem, file=sys.stderr)
+
+
+def run_sweep(arguments: list[str]) -> None:
+    """Hydra's own command line: single runs, `-m` sweeps, `--help`, `--cfg job`, launchers."""
+    overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    unknown = [argument for argument in arguments if "=" not in argument and not argument.startswith(("-", "~", "+"))]
+    values = _flag_values(arguments)
+    unknown = [argument for argument in unknown if argument not in values]
+    if unknown:
+        raise ConfigError(
+            f"{unknown[0]!r} is neither a command ({', '.join(sorted(COMMANDS))}) nor a setting of the form name=value."
+        )
+    if not any(
+        flag in arguments for flag in ("--help", "-h", "--hydra-help", "--version", "--info", "-i", "--cfg", "-c")
+    ):
+        check_early(overrides)
+    sys.argv = [sys.argv[0], *arguments]
+    runner = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_job)
+    runner()
+
+
+def _flag_values(arguments: list[str]) -> set[str]:
+    """Values of Hydra's flags that take one, such as `--config-dir DIR`."""
+    flags = (
+        "--config-dir",
+        "-cd",
+        "--config-name",
+        "-cn",
+        "--config-path",
+        "-cp",
+        "--package",
+        "-p",
+        "--cfg",
+        "-c",
+        "--experimental-rerun",
+        "--info",
+        "-i",
+        "--shell-completion",
+        "-sc",
+    )
+    return {value for flag, value in itertools.pairwise(arguments) if flag in flags}
+
+
+def check_early(overrides: list[str]) -> None:
+    """Check all settings, and each value of a sweep with the others at their first; raises ConfigError."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    first: list[str] = []
+    variants: list[list[str]] = []
+    for override in parsed:
+        if override.is_sweep_override() and override.is_discrete_sweep():
+            values = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+            first.append(values[0])
+            variants += [[value] for value in values[1:]]
+        elif override.input_line is not None:
+            first.append(override.input_line)
+    problems: list[str] = []
+    targets: set[str] = set()
+    for extra in [[], *variants]:
+        try:
+            config = compose(first + extra)
+            targets.add(config.privacy.target)
+            check_folder(Path(config.study.dir))
+        except DptrainError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise ConfigError(problems)
+    warn_of_ignored({override.get_key_element() for override in parsed}, targets)
+
+
+TARGET_OF = {
+    "privacy.epsilon": "epsilon",
+    "privacy.tpr": "tpr",
+    "privacy.fpr": "tpr",
+    "privacy.advantage": "advantage",
+}
+"""Settings that are read only for one value of privacy.target."""
+
+
+def warn_of_ignored(names: set[str], targets: set[str]) -> None:
+    """Say which of the settings given on the command line have no effect with these values of privacy.target."""
+    for name in sorted(names & TARGET_OF.keys()):
+        if TARGET_OF[name] not in targets:
+            log.warning(
+                "%s has no effect with privacy.target=%s. Leave it out, or set privacy.target=%s.",
+                name,
+                ",".join(sorted(targets)),
+                TARGET_OF[name],
+            )
+
+
+def compose(overrides: list[str]) -> Config:
+    """The configuration of one run, checked."""
+    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        try:
+            composed = hydra.compose("config", [item for item in overrides if not item.startswith("hydra")])
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(str(error)) from error
+    return from_hydra(composed)
+
+
+def from_hydra(composed: DictConfig) -> Config:
+    """Plain dictionaries out of Hydra's, then our own schema."""
+    try:
+        raw: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error)) from error
+    raw.pop("hydra", None)
+    return parse_config(raw)
+
+
+def check_folder(path: Path) -> None:
+    """A study folder must be creatable before Hydra or a training writes anything."""
+    from dptrain.study.atomic import probe_folder
+
+    probe_folder(path)
+
+
+def _job(composed: DictConfig) -> None:
+    """One run of a sweep: train what is missing, then redraw the chart."""
+    try:
+        run_job(from_hydra(composed))
+    except DptrainError as error:
+        print_problems(error)
+        _failures.append(_asked_for(composed))
+    except Exception:
+        log.exception("The run with %s failed.", _asked_for(composed))
+        raise
+
+
+def _asked_for(composed: DictConfig) -> str:
+    """The run of a sweep as the user would find it in the command."""
+    privacy = composed.privacy
+    if privacy.get("target") == "tpr":
+        return f"privacy.tpr={privacy.tpr} privacy.fpr={privacy.fpr}"
+    if privacy.get("target") == "advantage":
+        return f"privacy.advantage={privacy.advantage}"
+    return f"privacy.epsilon={privacy.epsilon}"
+
+
+def run_job(config: Config) -> None:
+    """The whole job of one configuration."""
+    from dptrain.report.write import write_report
+    from dptrain.study.runner import run_study
+
+    start = time.monotonic()
+    study = run_study(config)
+    write_report(study.path)
+    from dptrain.progress import format_duration
+
+    log.info(
+        "Study %s is up to date after %s. Chart: %s",
+        config.study.name,
+        format_duration(time.monotonic() - start),
+        study.path / "tradeoff.png",
+    )
+
+
+def command_report(arguments: list[str]) -> None:
+    """dptrain report STUDY"""
+    from dptrain.report.write import write_report
+
+    print(write_report(_one_study(arguments, "report")))
+
+
+def command_status(arguments: list[str]) -> None:
+    """dptrain status STUDY"""
+    from dptrain.study.status import status_text
+
+    print(status_text(_one_study(arguments, "status")))
+
+
+def command_constants(arguments: list[str]) -> None:
+    """dptrain constants data=table data.path=... > constants.yaml"""
+    from dptrain.cohorts.constants import fit_constants
+
+    print(fit_constants(compose(arguments).data), end="")
+
+
+def command_account(arguments: list[str]) -> None:
+    """dptrain account --sampling-rate 0.01 --num-steps 500 --noise-multiplier 1.0 --delta 1e-5"""
+    from dptrain.account_command import answer
+
+    print(answer(arguments))
+
+
+def command_check(arguments: list[str]) -> None:
+    """dptrain check privacy.epsilon=3 model=custom model.name=my_package.my_module:MyNet"""
+    from dptrain.check_command import check
+
+    report, table = check(compose(arguments))
+    print(table)
+    report.check()
+
+
+def command_version(arguments: list[str]) -> None:
+    """dptrain version"""
+    from dptrain import __version__
+
+    print(__version__)
+
+
+def _one_study(arguments: list[str], command: str) -> Path:
+    if len(arguments) != 1:
+        raise StudyError(f"dptrain {command} takes one study folder, got {len(arguments)}: dptrain {command} STUDY")
+    return Path(arguments[0])
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "account": command_account,
+    "check": command_check,
+    "constants": command_constants,
+    "report": command_report,
+    "status": command_status,
+    "version": command_version,
+}

@@ -1,0 +1,49 @@
+"""Data sets by name. A new one is one file with a reader and one line in `READERS`.
+
+A reader takes the `DataConfig`, parses its own options (`dptrain.options.parse_options`) and returns `Records`; subset,
+split and checks are the same for all and happen in `dptrain.cohorts.records`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dptrain.cohorts.breast_cancer import read_breast_cancer
+from dptrain.cohorts.cohort import Cohort
+from dptrain.cohorts.diabetes130 import read_diabetes130
+from dptrain.cohorts.records import Records, assemble, num_test_patients
+from dptrain.cohorts.table import read_table
+from dptrain.config import DataConfig
+from dptrain.errors import ConfigError
+from dptrain.options import near_miss
+
+READERS: dict[str, Callable[[DataConfig], Records]] = {
+    "breast_cancer": read_breast_cancer,
+    "diabetes130": read_diabetes130,
+    "table": read_table,
+}
+
+
+def load_cohort(data: DataConfig, seed: int) -> Cohort:
+    """The cohort that `data` describes; subset and split are drawn from the seed tree at `seed`.
+
+    Raises ConfigError for settings and DataError for files, each with every problem found.
+    """
+    if data.name not in READERS:
+        raise ConfigError(
+            f"data.name={data.name!r} is not a data set{near_miss(data.name, READERS)}; "
+            f"expected one of {', '.join(sorted(READERS))}."
+        )
+    records = READERS[data.name](data)
+    return assemble(data.name, records, seed, data.max_patients, data.test_fraction)
+
+
+def nominal_train_patients(data: DataConfig) -> int:
+    """PUBLIC number of training patients that sets the divisor of private steps; uses the configuration alone.
+
+    The smaller of `data.nominal_patients` and what `data.max_patients` leaves for training after `data.test_fraction`.
+    """
+    assert data.nominal_patients is not None
+    if data.max_patients is None:
+        return data.nominal_patients
+    return min(data.nominal_patients, data.max_patients - num_test_patients(data.max_patients, data.test_fraction))

@@ -1,0 +1,271 @@
+"""From a study folder to a `StudyResult`: every figure of a report, computed once, from the folder alone.
+
+The risk is measured on the training pool (every patient is in half of the models), performance on the test patients.
+Random numbers come from the study's own seed tree, so the same folder gives the same bytes. This is the only place that
+knows both what was claimed (epsilon) and what was observed; `contradictions` compares them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binom
+
+from dptrain.attacks.patient import expand_membership, sum_over_records
+from dptrain.attacks.protocol import Attack, attack_named, default_attack
+from dptrain.attacks.signals import compute_signals
+from dptrain.attacks.twins import model_units
+from dptrain.audit.counts import THRESHOLDS, exposed_counts
+from dptrain.audit.crossfit import patient_attack_auc
+from dptrain.audit.matched import Difference, paired_difference
+from dptrain.audit.null import NullDistribution, null_patient_auc
+from dptrain.audit.patients import patient_auc, patient_evidence
+from dptrain.audit.targets import TargetSummary, summarise_attack
+from dptrain.errors import ConfigError, PrivacyError, StudyError
+from dptrain.privacy.tradeoff import tradeoff
+from dptrain.report.contradictions import contradictions
+from dptrain.report.results import (
+    FPRS,
+    ArmLike,
+    ArmResult,
+    AttackResult,
+    CapResult,
+    Curves,
+    Estimate,
+    NullBand,
+    PairedResult,
+    RiskResult,
+    StudyLike,
+    StudyResult,
+    UtilityResult,
+)
+from dptrain.report.utility_interval import Performance, difference_interval, mean_interval, measure
+from dptrain.seeding import numpy_stream
+from dptrain.training.arms import arm_from_label
+from dptrain.training.utility import METRIC_NAMES
+
+PAIRED_THRESHOLDS = (0.8, 0.9)
+
+
+def analyse(study: StudyLike) -> StudyResult:
+    """Every figure of a study's complete arms.
+
+    Raises:
+        StudyError: no arm is complete.
+        PrivacyError: an attack did better than the guarantee of a private arm allows: the training is broken.
+    """
+    arms = study.arms()
+    if not arms:
+        raise StudyError("The study has no complete arm yet; run its command again to train what is missing.")
+    cohort = study.cohort()
+    membership = study.membership()
+    train_rows, train_patient = _records_of(cohort.patient, cohort.train_patients, cohort.num_patients)
+    test_rows, test_patient = _records_of(cohort.patient, np.flatnonzero(cohort.is_test), cohort.num_patients)
+    attack = _attack(study, len(membership))
+    labels = np.asarray(cohort.labels)
+    results: list[ArmResult] = []
+    nulls: list[NullDistribution] = []
+    reference: tuple[Performance, NDArray[np.float64]] | None = None
+    for arm in arms:
+        logits = study.logits(arm.label)
+        performance = measure(logits[:, test_rows], labels[test_rows], test_patient, cohort.task)
+        signals = compute_signals(logits[:, train_rows], labels[train_rows], cohort.task)
+        evidence = patient_evidence(signals, train_patient, membership.shape[1])
+        risk, null = _risk(study, arm.label, signals, evidence, membership, train_patient)
+        paired = None if reference is None else _paired(study, arm.label, performance, evidence, membership, reference)
+        if arm.label == "none":
+            reference = performance, evidence
+        nulls.append(null)
+        results.append(
+            ArmResult(
+                label=arm.label,
+                target_epsilon=arm.target_epsilon,
+                epsilon=arm.epsilon,
+                delta=arm.delta,
+                noise_multiplier=arm.noise_multiplier,
+                sampling_rate=arm.sampling_rate,
+                num_steps=arm.num_steps,
+                clipping_norm=arm.clipping_norm,
+                num_parameters=arm.num_parameters,
+                utility=_utility(performance, METRIC_NAMES[cohort.task], model_units(membership)),
+                attack=_attack_result(attack, signals, membership, train_patient),
+                risk=risk,
+                paired=paired,
+                cap=_cap(arm, unit_is_patient=arm.unit == "patient" or len(train_rows) == membership.shape[1]),
+                curves=_curves(study, arm.label),
+            )
+        )
+    problems = contradictions(results, membership)
+    if problems:
+        raise PrivacyError(problems)
+    return StudyResult(
+        cohort=cohort.name,
+        simulated=cohort.simulated,
+        task=cohort.task,
+        model=str(study.settings["model"]["name"]),
+        unit=arms[0].unit,
+        num_models=len(membership),
+        num_patients=membership.shape[1],
+        num_records=len(train_rows),
+        num_test_patients=int(cohort.is_test.sum()),
+        patient_ids=cohort.patient_ids[cohort.train_patients],
+        groups={name: values[cohort.train_patients] for name, values in cohort.groups.items()},
+        null=_null_band(nulls),
+        arms=tuple(results),
+        warnings=cohort.warnings,
+    )
+
+
+def _records_of(
+    patient_N: NDArray[np.int64], patients: NDArray[np.int64], num_patients: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of the records of `patients`, and the position in `patients` of each."""
+    position = np.full(num_patients, -1, dtype=np.int64)
+    position[patients] = np.arange(len(patients))
+    rows = np.flatnonzero(position[patient_N] >= 0)
+    return rows, position[patient_N[rows]]
+
+
+def _attack(study: StudyLike, num_models: int) -> Attack:
+    name = study.settings["attack"]["name"]
+    if name == "auto":
+        return default_attack(num_models)
+    try:
+        return attack_named(name)
+    except ValueError as error:
+        raise ConfigError(f"attack.name={name!r}: {error}") from None
+
+
+def _utility(performance: Performance, metric: str, pair_M: NDArray[np.int64]) -> UtilityResult:
+    return UtilityResult(
+        metric,
+        mean_interval(performance, pair_M),
+        float(performance.auroc_M.std(ddof=1)),
+        tuple(float(value) for value in performance.auroc_M),
+    )
+
+
+def _attack_result(
+    attack: Attack, signals: NDArray[np.float64], membership: NDArray[np.bool_], patient: NDArray[np.int64]
+) -> AttackResult:
+    scores = attack.function(signals, expand_membership(membership, patient))
+    summary = summarise_attack(sum_over_records(scores, patient, membership.shape[1]), membership, FPRS)
+    return AttackResult(
+        attack.name,
+        _fraction(summary.auc),
+        summary.auc.sd,
+        {fpr: _fraction(one) if one.estimable else None for fpr, one in summary.tpr_at_fpr.items()},
+    )
+
+
+def _fraction(summary: TargetSummary) -> Estimate:
+    return Estimate(summary.mean, max(summary.low, 0.0), min(summary.high, 1.0))
+
+
+def _risk(
+    study: StudyLike,
+    label: str,
+    signals: NDArray[np.float64],
+    evidence: NDArray[np.float64],
+    membership: NDArray[np.bool_],
+    patient: NDArray[np.int64],
+) -> tuple[RiskResult, NullDistribution]:
+    rng = numpy_stream(study.settings["seed"], "null", label)
+    null = null_patient_auc(evidence, membership, int(study.settings["attack"]["num_permutations"]), rng)
+    auc = patient_auc(evidence, membership)
+    attack_auc = patient_attack_auc(signals, membership, patient)
+    risk = RiskResult(
+        patient_auc=auc,
+        patient_attack_auc=attack_auc,
+        median=float(np.nanmedian(auc)),
+        p99=_quantile_interval(auc[np.isfinite(auc)], 0.99),
+        max=float(np.nanmax(auc)),
+        null_p99=_null_quantile(null, 0.99),
+        at_least=tuple(exposed_counts(auc, null, THRESHOLDS)),
+        attack_median=float(np.nanmedian(attack_auc)),
+        attack_p99=float(np.nanquantile(attack_auc, 0.99)),
+        attack_max=float(np.nanmax(attack_auc)),
+    )
+    return risk, null
+
+
+def _quantile_interval(values: NDArray[np.float64], probability: float) -> Estimate:
+    """Quantile (linear interpolation) and its 95% interval from order statistics: no assumption, no random numbers."""
+    ordered = np.sort(values)
+    low, high = binom.ppf([0.025, 0.975], len(ordered), probability).astype(int)
+    value = float(np.quantile(ordered, probability))
+    return Estimate(
+        value, min(value, float(ordered[max(low - 1, 0)])), max(value, float(ordered[min(high, len(ordered) - 1)]))
+    )
+
+
+def _null_quantile(null: NullDistribution, probability: float) -> Estimate:
+    """The same quantile (linear interpolation) in every permutation: expectation and central 95%."""
+    place = (null.num_patients - 1) * probability
+    below = int(np.floor(place))
+    grid = null.at_least_BT.shape[1] - 1
+    smallest = [
+        ((null.at_least_BT >= null.num_patients - rank).sum(axis=1) - 1) / grid
+        for rank in (below, min(below + 1, null.num_patients - 1))
+    ]
+    values = smallest[0] + (place - below) * (smallest[1] - smallest[0])
+    low, high = np.quantile(values, [0.025, 0.975])
+    return Estimate(float(values.mean()), float(low), float(high))
+
+
+def _paired(
+    study: StudyLike,
+    label: str,
+    performance: Performance,
+    evidence: NDArray[np.float64],
+    membership: NDArray[np.bool_],
+    reference: tuple[Performance, NDArray[np.float64]],
+) -> PairedResult:
+    found = paired_difference(
+        evidence,
+        reference[1],
+        membership,
+        numpy_stream(study.settings["seed"], "bootstrap", label),
+        quantiles=(0.5, 0.99),
+        thresholds=PAIRED_THRESHOLDS,
+        num_resamples=int(study.settings["attack"]["num_bootstrap"]),
+    )
+    differences: dict[str, Difference] = {
+        "mean": found.mean,
+        "median": found.quantiles[0.5],
+        "p99": found.quantiles[0.99],
+        **{f"at_least_{threshold:g}": found.counts[threshold] for threshold in PAIRED_THRESHOLDS},
+    }
+    return PairedResult(
+        difference_interval(performance, reference[0], model_units(membership)),
+        {name: Estimate(one.estimate, *one.both) for name, one in differences.items()},
+    )
+
+
+def _cap(arm: ArmLike, *, unit_is_patient: bool) -> CapResult | None:
+    if arm.epsilon is None or not unit_is_patient:
+        return None
+    assert arm.sampling_rate is not None
+    assert arm.noise_multiplier is not None
+    curve = tradeoff(arm.sampling_rate, arm.noise_multiplier, arm.num_steps)
+    target = arm_from_label(arm.label)
+    rates = dict.fromkeys([*FPRS, *([] if target.target_fpr is None else [target.target_fpr])])
+    advantage = curve.max_advantage() if target.is_by_risk else None
+    return CapResult(curve.auc_cap(), {fpr: curve.max_tpr(fpr) for fpr in rates}, curve, advantage)
+
+
+def _curves(study: StudyLike, label: str) -> Curves:
+    found = study.curves(label)
+    epsilon = found.get("epsilon")
+    return Curves(np.asarray(found["step"], dtype=np.int64), found["train_loss"], found["utility"], epsilon)
+
+
+def _null_band(nulls: list[NullDistribution]) -> NullBand:
+    """Number of patients at or above each AUC; widest over arms (the arms' nulls differ by ties and chance only)."""
+    size = nulls[0].num_patients
+    return NullBand(
+        nulls[0].thresholds_T,
+        np.mean([null.survival_mean_T for null in nulls], axis=0) * size,
+        np.min([null.survival_low_T for null in nulls], axis=0) * size,
+        np.max([null.survival_high_T for null in nulls], axis=0) * size,
+    )

@@ -1,0 +1,82 @@
+"""The summary of a study as a table: plain text for the terminal, Markdown for TensorBoard."""
+
+from __future__ import annotations
+
+from dptrain.report.results import HEADLINE_THRESHOLD, ArmResult, Estimate, StudyResult
+
+_SECOND_THRESHOLD = 0.8
+MAX_WIDTH = 100
+
+
+def summary_table(result: StudyResult) -> str:
+    """A few lines, at most 100 columns wide, for the terminal."""
+    header, rows = _cells(result)
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+
+    def line(cells: list[str]) -> str:
+        first = cells[0].ljust(widths[0])
+        return "  ".join([first, *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))])
+
+    simulated = ", SIMULATED data" if result.simulated else ""
+    title = f"{result.cohort}{simulated}: {result.num_patients:,} patients, {result.num_models} models per arm"
+    lines = [title[:MAX_WIDTH], "", line(header), *map(line, rows), "", *_notes(result)]
+    return "\n".join(lines)
+
+
+def markdown_table(result: StudyResult) -> str:
+    """The same as Markdown."""
+    header, rows = _cells(result)
+    lines = ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
+    return "\n".join([*lines, "", *(note + "  " for note in _notes(result))])
+
+
+def _cells(result: StudyResult) -> tuple[list[str], list[list[str]]]:
+    header = [
+        "arm",
+        "epsilon",
+        "AUROC (95%)",
+        "attack AUC",
+        "limit",
+        "p99",
+        f">={_SECOND_THRESHOLD:g}",
+        f">={HEADLINE_THRESHOLD:g}",
+    ]
+    return header, [_row(arm) for arm in result.arms]
+
+
+def _row(arm: ArmResult) -> list[str]:
+    return [
+        arm.label,
+        "-" if arm.epsilon is None else f"{arm.epsilon:.3f}",
+        _interval(arm.utility.mean),
+        f"{arm.attack.auc.value:.3f}",
+        "-" if arm.cap is None else f"{arm.cap.auc:.3f}",
+        f"{arm.risk.p99.value:.3f}",
+        _count(arm, _SECOND_THRESHOLD),
+        _count(arm, HEADLINE_THRESHOLD),
+    ]
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f} ({estimate.low:.3f}-{estimate.high:.3f})"
+
+
+def _count(arm: ArmResult, threshold: float) -> str:
+    """Patients, and in brackets how many chance alone would show."""
+    one = arm.exposed(threshold)
+    if not one.resolvable:
+        return "n/r"
+    expected = f"{one.null_expected:.2f}" if one.null_expected >= 0.005 else "0"
+    return f"{one.count:,} [{expected}]"
+
+
+def _notes(result: StudyResult) -> list[str]:
+    notes = [
+        "attack AUC: average patient, 0.5 = guessing.  limit: largest that the guarantee allows.",
+        "p99: patient AUC that the most exposed 1% of patients reach; chance alone shows "
+        f"{result.arms[0].risk.null_p99.value:.3f}.",
+        ">=0.9: patients with a patient AUC of at least 0.9 [number expected if nothing leaked].",
+    ]
+    if any(not arm.exposed(t).resolvable for arm in result.arms for t in (_SECOND_THRESHOLD, HEADLINE_THRESHOLD)):
+        notes.append(f"n/r: not resolvable with {result.num_models} models; train more (fleet.num_models).")
+    return notes

@@ -1,0 +1,83 @@
+"""Files that are either whole or not there: written under a temporary name, flushed, renamed.
+
+A full disk, a kill or an unwritable folder leaves what was there before. Files below `restricted/` are readable by
+their owner only, from the first byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dptrain.errors import StudyError
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` atomically; raises StudyError (nothing changed) when the disk or folder refuses."""
+    path = Path(path)
+    mode = 0o600 if "restricted" in path.parts else 0o644
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        make_folder(path.parent)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with open(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise StudyError(
+            f"Cannot write {path}: {error.strerror or error}. Expected a writable folder with space; free some, or "
+            "choose another folder with study.dir=DIR, and run the same command again. Finished results are kept."
+        ) from error
+
+
+def write_text(path: Path, content: str) -> None:
+    """`write_bytes` for text (UTF-8)."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """`write_bytes` for JSON with stable formatting; NaN and infinity are refused (they are not JSON)."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """`write_bytes` for one array in .npy format."""
+    stream = io.BytesIO()
+    np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
+    write_bytes(path, stream.getvalue())
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """`write_bytes` for named arrays in .npz format (zip with a checksum per array, no timestamps)."""
+    stream = io.BytesIO()
+    np.savez(stream, allow_pickle=False, **dict(arrays))
+    write_bytes(path, stream.getvalue())
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents; `restricted/` and everything below it for the owner only."""
+    for folder in (*reversed(path.parents), path):
+        if not folder.is_dir():
+            folder.mkdir(mode=0o700 if "restricted" in folder.parts else 0o755, exist_ok=True)
+
+
+def probe_folder(path: Path) -> None:
+    """Check that `path` can be a study folder by making it and writing one file; raises StudyError if not."""
+    existed = path.exists()
+    write_bytes(path / ".dptrain-probe", b"")
+    (path / ".dptrain-probe").unlink()
+    if not existed:
+        with contextlib.suppress(OSError):
+            path.rmdir()

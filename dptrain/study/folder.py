@@ -1,0 +1,269 @@
+"""`StudyFolder`: what lies where in a study, how it is created, opened and read.
+
+    study.json                       schema, frozen configuration, cohort summary, fingerprints
+    arms/<label>/arm.json            mechanism and accounting of an arm, written before it is trained
+    restricted/cohort/*.npy          the cohort's arrays (memory-mapped by workers and reports)
+    restricted/membership.npy        (M, P_train) bool
+    restricted/blocks/<label>/*.npz  logits, curves and ledgers of finished blocks of models
+    tradeoff.*, tensorboard/         the outcome (written by `report/`, may be deleted and redrawn)
+
+Everything below `restricted/` has mode 0600.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dptrain import __version__
+from dptrain.cohorts.cohort import Cohort
+from dptrain.cohorts.membership import draw_membership
+from dptrain.config import Config, parse_config
+from dptrain.errors import StudyError
+from dptrain.study.atomic import make_folder, write_array, write_json
+from dptrain.study.blocks import block_path, num_blocks, read_block
+from dptrain.study.frozen import difference, fingerprint, freeze
+from dptrain.training.arms import arm_from_label
+
+SCHEMA = 1
+OWN_ENTRIES = {"study.json", "arms", "restricted", "release", "report", "hydra", "tensorboard", "dptrain.log"}
+
+
+@dataclass(frozen=True)
+class ArmRecord:
+    """One arm of a study as its folder knows it."""
+
+    label: str
+    """none, matched, clip, eps=8, tpr=0.05@fpr=0.01, adv=0.1."""
+    target_epsilon: float | None
+    """Asked for; None without DP, and where an attack's success was asked for (the label says which)."""
+    epsilon: float | None
+    """Spent by each model, as accounted; None without DP."""
+    delta: float | None
+    """None without DP."""
+    noise_multiplier: float | None
+    """None for none and matched, 0 for clip."""
+    sampling_rate: float | None
+    """None for none."""
+    num_steps: int
+    """Steps of each model."""
+    clipping_norm: float | None
+    """None for none and matched."""
+    unit: str
+    """patient or record."""
+    num_parameters: int
+    """Trainable parameters of a model."""
+    accounting: dict[str, Any] | None
+    """Epsilon by each accountant; None without DP."""
+    mechanism: dict[str, Any] | None
+    """All parameters of the mechanism; None for none."""
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """A study on disk."""
+
+    path: Path
+    settings: dict[str, Any]
+    """Frozen configuration."""
+    info: dict[str, Any]
+    """The whole of study.json."""
+
+    @classmethod
+    def open(cls, path: str | Path) -> StudyFolder:
+        """Open an existing study; raises StudyError if there is none."""
+        path = Path(path)
+        file = path / "study.json"
+        try:
+            info = json.loads(file.read_text())
+        except FileNotFoundError:
+            raise StudyError(
+                f"{path} is not a study: it has no study.json. Expected a folder made by dptrain."
+            ) from None
+        except (OSError, ValueError) as error:
+            raise StudyError(
+                f"Cannot read {file}: {error}. Restore it from a backup, or choose another study.dir."
+            ) from error
+        if info.get("schema") != SCHEMA:
+            raise StudyError(
+                f"{file} has schema={info.get('schema')!r}, this dptrain reads {SCHEMA}. Use the version that made it "
+                f"({info.get('dptrain')})."
+            )
+        return cls(path, info["settings"], info)
+
+    @classmethod
+    def create_or_open(cls, path: str | Path, config: Config, cohort: Cohort) -> StudyFolder:
+        """The study of this configuration and cohort; refuses a folder that holds anything else.
+
+        Raises StudyError with every difference printed; the folder is then left as it is.
+        """
+        path = Path(path)
+        settings = json.loads(json.dumps(freeze(config)))
+        if (path / "study.json").exists():
+            study = cls.open(path)
+            lines = difference(study.settings, settings)
+            if lines:
+                raise StudyError(
+                    [
+                        f"study.dir={path} holds a study with another configuration; nothing was changed.",
+                        *(f"  {line}" for line in lines),
+                        "Take the study's settings, or choose another study.name or study.dir.",
+                    ]
+                )
+            if study.info["cohort"]["fingerprint"] != cohort.fingerprint():
+                raise StudyError(
+                    f"study.dir={path} was made from other data than {cohort.name} as it is read now "
+                    f"({study.info['cohort']['num_records']} records then, {cohort.num_records} now; contents differ). "
+                    "Point data.path at the same data, or choose another study.name or study.dir."
+                )
+            return study
+        if path.exists() and not path.is_dir():
+            raise StudyError(f"study.dir={path} is a file. Expected a folder; choose another study.dir.")
+        foreign = (
+            sorted(entry.name for entry in path.iterdir() if entry.name not in OWN_ENTRIES) if path.is_dir() else []
+        )
+        if foreign:
+            raise StudyError(
+                f"study.dir={path} is not empty and not a study (it holds {', '.join(foreign[:3])}"
+                f"{', ...' if len(foreign) > 3 else ''}). Choose an empty or new folder with study.dir=DIR."
+            )
+        _write_cohort(path, cohort)
+        membership = draw_membership(config.seed, config.fleet.num_models, len(cohort.train_patients))
+        write_array(path / "restricted" / "membership.npy", membership)
+        info = {
+            "schema": SCHEMA,
+            "dptrain": __version__,
+            "name": config.study.name,
+            "settings": settings,
+            "fingerprint": fingerprint(settings),
+            "block_size": config.fleet.block_size,
+            "cohort": _cohort_summary(cohort),
+        }
+        write_json(path / "study.json", info)
+        return cls(path, settings, info)
+
+    @property
+    def block_size(self) -> int:
+        """Models per block, fixed when the study was created."""
+        return int(self.info["block_size"])
+
+    @property
+    def num_models(self) -> int:
+        """M."""
+        return int(self.settings["fleet"]["num_models"])
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks per arm."""
+        return num_blocks(self.num_models, self.block_size)
+
+    def config(self) -> Config:
+        """The frozen configuration as a `Config` (the free settings have neutral values)."""
+        raw = json.loads(json.dumps(self.settings))
+        raw["study"] = {"name": self.info["name"], "dir": str(self.path)}
+        raw["privacy"]["epsilon"] = float("inf")
+        return parse_config(raw)
+
+    def cohort(self) -> Cohort:
+        """The cohort, its large arrays memory-mapped read-only."""
+        return _read_cohort(self.path)
+
+    def membership(self) -> NDArray[np.bool_]:
+        """(M, P_train); columns are `cohort().train_patients`."""
+        array: NDArray[np.bool_] = np.load(self.path / "restricted" / "membership.npy")
+        return array
+
+    def arm_labels(self) -> list[str]:
+        """Labels of every arm that was begun, in the order of every table: none, matched, clip, epsilon falling."""
+        found = [file.parent.name for file in (self.path / "arms").glob("*/arm.json")]
+
+        def place(label: str) -> tuple[int, float, tuple[float, ...]]:
+            key = arm_from_label(label).sort_key
+            return key[0], -(self.arm(label).epsilon or 0.0), key
+
+        return sorted(found, key=place)
+
+    def finished_blocks(self, label: str) -> list[int]:
+        """Indices of the finished blocks of an arm."""
+        return [index for index in range(self.num_blocks) if block_path(self.path, label, index).exists()]
+
+    def is_complete(self, label: str) -> bool:
+        """Whether every model of the arm is there."""
+        return len(self.finished_blocks(label)) == self.num_blocks
+
+    def arm(self, label: str) -> ArmRecord:
+        """The record of an arm that was begun."""
+        content = json.loads((self.path / "arms" / label / "arm.json").read_text())
+        return ArmRecord(**content)
+
+    def arms(self) -> list[ArmRecord]:
+        """Complete arms."""
+        return [self.arm(label) for label in self.arm_labels() if self.is_complete(label)]
+
+    def logits(self, label: str) -> NDArray[np.float32]:
+        """(M, N, K) logits of every model on every record."""
+        return np.concatenate([self._block(label, index)["logits"] for index in range(self.num_blocks)])
+
+    def curves(self, label: str) -> dict[str, NDArray[np.float64]]:
+        """`step` (E,), `train_loss` and `utility` (M, E), and `epsilon` (E,) for private arms."""
+        blocks = [self._block(label, index) for index in range(self.num_blocks)]
+        curves = {name: np.concatenate([block[name] for block in blocks]) for name in ("train_loss", "utility")}
+        curves["step"] = blocks[0]["step"]
+        epsilon = self.path / "arms" / label / "epsilon.npy"
+        if epsilon.exists():
+            curves["epsilon"] = np.load(epsilon)
+        return curves
+
+    def ledgers(self, label: str) -> list[dict[str, Any]]:
+        """What ran, model by model; empty for arms without clipping."""
+        blocks = [self._block(label, index) for index in range(self.num_blocks)]
+        return [ledger for block in blocks for ledger in json.loads(str(block["ledgers"]))]
+
+    def _block(self, label: str, index: int) -> dict[str, NDArray[Any]]:
+        return read_block(self.path, label, index)
+
+
+def _cohort_summary(cohort: Cohort) -> dict[str, Any]:
+    return {
+        "name": cohort.name,
+        "fingerprint": cohort.fingerprint(),
+        "task": cohort.task,
+        "num_records": cohort.num_records,
+        "num_patients": cohort.num_patients,
+        "num_train_patients": len(cohort.train_patients),
+        "label_names": list(cohort.label_names),
+        "groups": sorted(cohort.groups),
+        "outside_dp": list(cohort.outside_dp),
+        "warnings": list(cohort.warnings),
+        "simulated": cohort.simulated,
+    }
+
+
+def _write_cohort(path: Path, cohort: Cohort) -> None:
+    folder = path / "restricted" / "cohort"
+    make_folder(folder)
+    for name in ("features", "labels", "patient", "is_test", "patient_ids"):
+        write_array(folder / f"{name}.npy", getattr(cohort, name))
+    for index, name in enumerate(sorted(cohort.groups)):
+        write_array(folder / f"group_{index}.npy", cohort.groups[name])
+    words = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name in ("name", "task", "label_names", "feature_names", "outside_dp", "warnings", "simulated")
+        for value in [getattr(cohort, name)]
+    }
+    write_json(folder / "cohort.json", {**words, "groups": sorted(cohort.groups)})
+
+
+def _read_cohort(path: Path) -> Cohort:
+    folder = path / "restricted" / "cohort"
+    words = json.loads((folder / "cohort.json").read_text())
+    groups = {name: np.load(folder / f"group_{index}.npy") for index, name in enumerate(words.pop("groups"))}
+    arrays = {name: np.load(folder / f"{name}.npy") for name in ("labels", "patient", "is_test", "patient_ids")}
+    features = np.load(folder / "features.npy", mmap_mode="r")
+    words = {name: tuple(value) if isinstance(value, list) else value for name, value in words.items()}
+    return Cohort(features=features, groups=groups, **arrays, **words)

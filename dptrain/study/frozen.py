@@ -1,0 +1,65 @@
+"""The frozen configuration of a study: what its results depend on, its fingerprint, the difference to another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from dptrain.config import Config, to_dict
+
+FREE = (
+    "privacy.epsilon",
+    "privacy.target",
+    "privacy.tpr",
+    "privacy.fpr",
+    "privacy.advantage",
+    "privacy.controls",
+    "fleet.workers",
+    "fleet.block_size",
+    "study.dir",
+    "study.name",
+    "study.tensorboard",
+    "data.path",
+)
+"""Settings that may differ between runs of one study: which arm is asked for, speed, and where files lie. The data are
+held to by their content, not by their path. `block_size` is fixed when the study is created."""
+
+
+def freeze(config: Config) -> dict[str, Any]:
+    """Plain settings without those of `FREE`."""
+    settings = to_dict(config)
+    for name in FREE:
+        group, _, key = name.partition(".")
+        settings[group].pop(key)
+    return settings
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of the settings, independent of their order."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def difference(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """One line for each setting that differs: `name: stored -> asked`."""
+    old, new = _flat(stored), _flat(asked)
+    missing = object()
+    lines = []
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name, missing), new.get(name, missing)
+        if before != after:
+            lines.append(
+                f"{name}: the study has {'nothing' if before is missing else repr(before)}, "
+                f"this run asks for {'nothing' if after is missing else repr(after)}"
+            )
+    return lines
+
+
+def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(settings, Mapping) and settings:
+        flat: dict[str, Any] = {}
+        for key, value in settings.items():
+            flat.update(_flat(value, f"{prefix}.{key}" if prefix else str(key)))
+        return flat
+    return {prefix.replace(".options.", "."): list(settings) if isinstance(settings, tuple) else settings}

@@ -1,0 +1,34 @@
+"""What a study has and what it lacks, as text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dptrain.study.blocks import block_models
+from dptrain.study.folder import StudyFolder
+
+
+def status_text(path: Path) -> str:
+    """One line per arm: models done, epsilon spent, what is missing."""
+    study = StudyFolder.open(path)
+    cohort = study.info["cohort"]
+    width = max([12, *(len(label) + 2 for label in study.arm_labels())])
+    lines = [
+        f"study   {study.info['name']} ({study.path})",
+        f"cohort  {cohort['name']}: {cohort['num_patients']} patients, {cohort['num_records']} records, "
+        f"{cohort['num_train_patients']} patients to train on",
+        f"models  {study.num_models} per arm in blocks of {study.block_size}",
+        "",
+        f"{'arm':<{width}}{'models done':>12}{'epsilon':>12}  state",
+    ]
+    for label in study.arm_labels():
+        arm = study.arm(label)
+        done = sum(
+            len(block_models(index, study.num_models, study.block_size)) for index in study.finished_blocks(label)
+        )
+        epsilon = "-" if arm.epsilon is None else f"{arm.epsilon:.3g}"
+        state = "complete" if study.is_complete(label) else f"{study.num_models - done} models missing"
+        lines.append(f"{label:<{width}}{done:>12}{epsilon:>12}  {state}")
+    if not study.arm_labels():
+        lines.append("no arm was begun; run the study's command again")
+    return "\n".join(lines)

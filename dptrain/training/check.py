@@ -1,0 +1,56 @@
+"""The preflight on what a run would train: its model, its loss, records of its cohort."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from dptrain.cohorts.cohort import Cohort
+from dptrain.config import Config
+from dptrain.errors import DataError
+from dptrain.models.registry import build_model
+from dptrain.privacy.mechanism import Mechanism
+from dptrain.privacy.preflight import NUM_RECORDS, Finding, PreflightReport, preflight
+from dptrain.privacy.units import UnitIndex
+from dptrain.seeding import numpy_stream, stream_seed
+from dptrain.training.losses import RECORD_LOSSES
+
+
+def check_training(config: Config, cohort: Cohort, mechanism: Mechanism) -> PreflightReport:
+    """Run the preflight for this mechanism on a random handful of the cohort's training records.
+
+    Also checks that the units of privacy cover every training record exactly once. Raises DataError if there are fewer
+    training records than the preflight needs.
+    """
+    units = UnitIndex.build(cohort.patient, cohort.train_patients, mechanism.unit)
+    if len(units.records) < NUM_RECORDS:
+        raise DataError(
+            f"The cohort has {len(units.records)} training records; the preflight needs {NUM_RECORDS}. "
+            "A model trained on so few cannot be private and useful."
+        )
+    rng = numpy_stream(config.seed, "preflight")
+    rows = np.sort(rng.choice(units.records, NUM_RECORDS, replace=False))
+    with torch.random.fork_rng():
+        torch.manual_seed(stream_seed(config.seed, "init", 0))
+        model = build_model(config.model, tuple(cohort.features.shape[1:]), cohort.num_outputs)
+    report = preflight(
+        model,
+        RECORD_LOSSES[cohort.task],
+        mechanism,
+        torch.from_numpy(np.array(cohort.features[rows])),
+        torch.from_numpy(np.array(cohort.labels[rows])),
+    )
+    wrong = units.findings(cohort.patient, cohort.train_patients, mechanism.unit)
+    return PreflightReport(
+        (
+            *report.findings,
+            *(
+                Finding(
+                    "units", sentence, "epsilon protects a unit as a whole.", "Report this: units are built by dptrain."
+                )
+                for sentence in wrong
+            ),
+        ),
+        report.measured,
+        report.seconds,
+    )

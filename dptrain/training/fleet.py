@@ -1,0 +1,182 @@
+"""Fleets: train the models of a block, one after another, each from its own streams of the seed tree.
+
+A model's result depends on the configuration, the cohort, its row of the membership matrix and its index alone, never
+on the block, the worker or the models around it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dptrain.cohorts.cohort import Cohort
+from dptrain.config import Config
+from dptrain.models.registry import build_model
+from dptrain.privacy.engine import PrivateEngine
+from dptrain.privacy.mechanism import Mechanism
+from dptrain.privacy.units import UnitIndex
+from dptrain.seeding import numpy_stream, stream_seed
+from dptrain.training.arms import Arm
+from dptrain.training.loop import (
+    TrainedModel,
+    build_optimizer,
+    matched_steps,
+    private_steps,
+    train_model,
+    unit_batches,
+    usual_steps,
+    weight_average,
+)
+from dptrain.training.losses import RECORD_LOSSES
+from dptrain.training.utility import auroc
+
+EVALUATION_BATCH = 8192
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """What the study keeps of one model of a fleet."""
+
+    logits: NDArray[np.float32]
+    """(N, K) on every record, training and test."""
+    steps: NDArray[np.int64]
+    """(E,)"""
+    train_loss: NDArray[np.float64]
+    """(E,)"""
+    utility: NDArray[np.float64]
+    """(E,)"""
+    ledger: dict[str, Any] | None
+    """What ran; None without clipping."""
+
+
+@dataclass(frozen=True)
+class FleetData:
+    """The cohort as tensors, and its units; made once per worker and shared by its models."""
+
+    cohort: Cohort
+    features: Tensor
+    labels: Tensor
+    units: UnitIndex
+    test_rows: NDArray[np.int64]
+
+    @classmethod
+    def build(cls, cohort: Cohort, unit: str) -> FleetData:
+        """Units over the training patients; patient units are numbered like the columns of the membership."""
+        return cls(
+            cohort,
+            _as_tensor(cohort.features),
+            _as_tensor(cohort.labels),
+            UnitIndex.build(cohort.patient, cohort.train_patients, unit),  # type: ignore[arg-type]
+            np.flatnonzero(cohort.is_test[cohort.patient]),
+        )
+
+    def unit_membership(self, members: NDArray[np.bool_], unit: str) -> NDArray[np.bool_]:
+        """(P_train,) patients -> (U,) units."""
+        if unit == "patient":
+            return members
+        return self.record_membership(members)[self.units.records]
+
+    def record_membership(self, members: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """(P_train,) patients -> (N,) records; test records are never members."""
+        everyone = np.zeros(self.cohort.num_patients, dtype=bool)
+        everyone[self.cohort.train_patients] = members
+        return everyone[self.cohort.patient]
+
+
+def train_fleet_model(
+    config: Config,
+    data: FleetData,
+    arm: Arm,
+    mechanism: Mechanism | None,
+    index: int,
+    members: NDArray[np.bool_],
+) -> ModelResult:
+    """Train model `index` of an arm on the patients of its row `members` (P_train,) and evaluate it on every record."""
+    cohort = data.cohort
+    record_loss = RECORD_LOSSES[cohort.task]
+    with torch.random.fork_rng():
+        torch.manual_seed(stream_seed(config.seed, "init", index))
+        model = build_model(config.model, tuple(cohort.features.shape[1:]), cohort.num_outputs)
+        torch.manual_seed(stream_seed(config.seed, "dropout", arm.label, index))
+        trained = _train(config, data, arm, mechanism, index, members, model, record_loss)
+    if trained.ledger is not None and not np.isfinite(_flat_weights(trained.model)).all():
+        raise FloatingPointError(f"Model {index} of arm {arm.label} has weights that are not finite.")
+    return ModelResult(
+        predict(trained.model, data.features), trained.steps, trained.train_loss, trained.utility, trained.ledger
+    )
+
+
+def _train(
+    config: Config,
+    data: FleetData,
+    arm: Arm,
+    mechanism: Mechanism | None,
+    index: int,
+    members: NDArray[np.bool_],
+    model: nn.Module,
+    record_loss: Callable[[Tensor, Tensor], Tensor],
+) -> TrainedModel:
+    recipe = config.training if mechanism is None else config.training.private
+    optimizer = build_optimizer(recipe, model)
+    average = weight_average(model, recipe)
+
+    def evaluate(current: nn.Module) -> float:
+        logits = predict(current, data.features[data.test_rows])
+        return auroc(logits, np.asarray(data.cohort.labels)[data.test_rows], data.cohort.task)
+
+    def walk(step: Callable[[], float]) -> TrainedModel:
+        return train_model(model, recipe, optimizer, step, config.training.num_evaluations, evaluate, average)
+
+    if mechanism is None:
+        rows = np.flatnonzero(data.record_membership(members))
+        rng = numpy_stream(config.seed, "batches", index)
+        return walk(usual_steps(model, record_loss, optimizer, data.features, data.labels, rows, config.training, rng))
+    is_member = data.unit_membership(members, mechanism.unit)
+    max_records = config.training.private.max_records_per_patient if mechanism.unit == "patient" else None
+    batches = unit_batches(mechanism, data.units, is_member, max_records, numpy_stream(config.seed, "sampling", index))
+    if arm.kind == "matched":
+        return walk(
+            matched_steps(
+                model, record_loss, optimizer, data.features, data.labels, batches, mechanism.expected_batch_size
+            )
+        )
+    noise = torch.Generator()
+    noise.manual_seed(stream_seed(config.seed, "noise", arm.label, index))
+    engine = PrivateEngine(model, record_loss, optimizer, mechanism, noise, is_member)
+    step = private_steps(engine, data.features, data.labels, batches, config.training.private.max_batch_records)
+    trained = walk(step)
+    engine.close()
+    engine.ledger.check(mechanism)
+    return dataclasses.replace(trained, ledger=engine.ledger.to_dict())
+
+
+@torch.no_grad()
+def predict(model: nn.Module, features: Tensor) -> NDArray[np.float32]:
+    """(N, K) logits in eval mode; the model's mode is put back."""
+    training = model.training
+    model.eval()
+    parts = [model(part) for part in features.split(EVALUATION_BATCH)]
+    model.train(training)
+    return torch.cat(parts).numpy().astype(np.float32)
+
+
+def _flat_weights(model: nn.Module) -> NDArray[np.float64]:
+    return np.concatenate([param.detach().double().flatten().numpy() for param in model.parameters()])
+
+
+def _as_tensor(array: NDArray) -> Tensor:
+    """A tensor over the same memory; memory maps opened read-only are fine because nothing writes to it."""
+    if not array.flags.writeable:
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.from_numpy(array)
+    return torch.from_numpy(array)

@@ -1,0 +1,154 @@
+"""Small data in the layouts that the readers know, and where the real ones lie."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dptrain.cohorts.diabetes130 import FILE_NAME
+from dptrain.config import DataConfig
+
+MEDICATIONS = (
+    "metformin", "repaglinide", "nateglinide", "chlorpropamide", "glimepiride", "acetohexamide", "glipizide",
+    "glyburide", "tolbutamide", "pioglitazone", "rosiglitazone", "acarbose", "miglitol", "troglitazone", "tolazamide",
+    "examide", "citoglipton", "insulin", "glyburide-metformin", "glipizide-metformin", "glimepiride-pioglitazone",
+    "metformin-rosiglitazone", "metformin-pioglitazone",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def shared_data(repo_root: Path) -> Callable[[str], Path]:
+    """Folder of a real data set; skips the test where it is not on this machine."""
+
+    def find(name: str) -> Path:
+        root = Path(os.environ.get("DPTRAIN_SHARED_DATA", repo_root.parent / "shared" / "data"))
+        if not (root / name).is_dir():
+            pytest.skip(f"{name} is not in {root} (set DPTRAIN_SHARED_DATA)")
+        return root / name
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def diabetes_frame() -> pd.DataFrame:
+    """150 encounters of 90 patients in the official columns, with the file's odd values."""
+    rng = np.random.default_rng(0)
+    rows = 150
+    patient = np.concatenate([np.arange(90), rng.integers(0, 40, rows - 90)])
+    frame: dict[str, Any] = {
+        "encounter_id": [str(10_000_000 + 7 * row) for row in rng.permutation(rows)],
+        "patient_nbr": [str(87_000_000 + 13 * p) for p in patient],
+        "race": rng.choice(["Caucasian", "AfricanAmerican", "Asian", "?"], rows),
+        "gender": rng.choice(["Female", "Male", "Unknown/Invalid"], rows, p=[0.5, 0.45, 0.05]),
+        "age": rng.choice(["[0-10)", "[60-70)", "[70-80)", "[90-100)"], rows),
+        "weight": "?",
+        "admission_type_id": rng.choice(["1", "2", "3", "8"], rows),
+        "discharge_disposition_id": rng.choice(["1", "3", "6", "11", "13"], rows),
+        "admission_source_id": rng.choice(["1", "7", "17"], rows),
+        "time_in_hospital": rng.integers(1, 15, rows).astype(str),
+        "payer_code": "?",
+        "medical_specialty": rng.choice(["?", "Cardiology-Pediatric", "Surgery-General", "Nephrology"], rows),
+    }
+    for name in ("num_lab_procedures", "num_procedures", "num_medications", "number_outpatient", "number_emergency",
+                 "number_inpatient", "number_diagnoses"):  # fmt: skip
+        frame[name] = rng.integers(0, 9, rows).astype(str)
+    for name in ("diag_1", "diag_2", "diag_3"):
+        frame[name] = rng.choice(["250.83", "?", "428", "V58", "E909", "786"], rows)
+    frame["max_glu_serum"] = rng.choice(["None", ">300"], rows)
+    frame["A1Cresult"] = rng.choice(["None", "Norm", ">8"], rows)
+    for name in MEDICATIONS:
+        frame[name] = rng.choice(["No", "Steady", "Up", "Down"], rows)
+    frame["change"] = rng.choice(["No", "Ch"], rows)
+    frame["diabetesMed"] = rng.choice(["No", "Yes"], rows)
+    frame["readmitted"] = rng.choice(["NO", "<30", ">30"], rows)
+    return pd.DataFrame(frame)
+
+
+@pytest.fixture(scope="session")
+def diabetes_zip(tmp_path_factory: pytest.TempPathFactory, diabetes_frame: pd.DataFrame) -> Path:
+    """The small file inside a zip, in a folder as UCI once packed it."""
+    path = tmp_path_factory.mktemp("diabetes") / "dataset_diabetes.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"dataset_diabetes/{FILE_NAME}", diabetes_frame.to_csv(index=False))
+    return path
+
+
+@pytest.fixture(scope="session")
+def visits() -> pd.DataFrame:
+    """200 visits of 80 patients: numbers, categories, groups, labels of every kind, a split by patient."""
+    rng = np.random.default_rng(1)
+    rows = 200
+    patient = np.concatenate([np.arange(80), rng.integers(0, 80, rows - 80)])
+    sex = rng.choice(["F", "M", ""], 80, p=[0.5, 0.4, 0.1])
+    return pd.DataFrame(
+        {
+            "mrn": [f"MRN{p:05d}" for p in patient],
+            "visit": np.arange(rows) + 5000,
+            "age": rng.integers(18, 95, rows),
+            "lactate": np.where(rng.random(rows) < 0.1, np.nan, rng.lognormal(0.5, 0.4, rows).round(2)),
+            "unit": rng.choice(["icu", "ward", "ed", ""], rows),
+            "sex": sex[patient],
+            "died": rng.integers(0, 2, rows),
+            "triage": rng.choice(["low", "mid", "high"], rows),
+            "sepsis": rng.choice(["0", "1", ""], rows),
+            "fold": np.where(patient < 60, "train", "test"),
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def visits_csv(tmp_path_factory: pytest.TempPathFactory, visits: pd.DataFrame) -> Path:
+    """The visits as a CSV."""
+    path = tmp_path_factory.mktemp("table") / "visits.csv"
+    visits.to_csv(path, index=False)
+    return path
+
+
+TABLE_OPTIONS: dict[str, Any] = {
+    "patient_column": "mrn",
+    "label_columns": ["died"],
+    "group_columns": ["sex"],
+    "numeric": {
+        "age": {"center": 60, "scale": 20},
+        "lactate": {"center": 0.5, "scale": 0.5, "fill": 1.5, "log_offset": 0.1},
+    },
+    "categorical": {"unit": ["icu", "ward"]},
+}
+
+
+@pytest.fixture
+def table_config(visits_csv: Path) -> Callable[..., DataConfig]:
+    """`DataConfig` of data=table with some options changed; `path` and other common fields too."""
+
+    def make(path: Path | None = None, max_patients: int | None = None, **changed: Any) -> DataConfig:
+        return DataConfig(
+            name="table", nominal_patients=56, path=str(path or visits_csv), max_patients=max_patients,
+            options={**TABLE_OPTIONS, **changed},
+        )
+
+    return make
+
+
+COHORTS = ("breast_cancer", "diabetes130", "table", "table_multiclass", "table_multilabel", "table_with_split")
+
+
+@pytest.fixture(params=COHORTS)
+def data_config(
+    request: pytest.FixtureRequest, diabetes_zip: Path, table_config: Callable[..., DataConfig]
+) -> DataConfig:
+    """One configuration of every reader; add yours here and it inherits the contract."""
+    return {
+        "breast_cancer": DataConfig("breast_cancer", 399),
+        "diabetes130": DataConfig("diabetes130", 60, path=str(diabetes_zip)),
+        "table": table_config(),
+        "table_multiclass": table_config(label_columns="triage", classes=["low", "mid", "high"]),
+        "table_multilabel": table_config(label_columns=["died", "sepsis"]),
+        "table_with_split": table_config(split_column="fold"),
+    }[request.param]

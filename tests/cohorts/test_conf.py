@@ -1,0 +1,43 @@
+"""conf/data: every file is read by its reader's own options, with values from the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from dptrain.cohorts.breast_cancer import BreastCancerOptions
+from dptrain.cohorts.diabetes130 import Diabetes130Options
+from dptrain.cohorts.registry import READERS
+from dptrain.cohorts.table import TableOptions
+from dptrain.config import DataConfig
+
+OPTIONS = {"breast_cancer": BreastCancerOptions, "diabetes130": Diabetes130Options, "table": TableOptions}
+COMMON = {f.name for f in dataclasses.fields(DataConfig)} - {"options"}
+
+
+def test_every_data_set_has_a_file(repo_root: Path) -> None:
+    assert {path.stem for path in (repo_root / "conf" / "data").glob("*.yaml")} >= set(READERS)
+
+
+@pytest.mark.parametrize("name", sorted(READERS))
+def test_file_names_every_setting_with_its_default(repo_root: Path, name: str) -> None:
+    raw = yaml.safe_load((repo_root / "conf" / "data" / f"{name}.yaml").read_text())
+    own = {field.name: field for field in dataclasses.fields(OPTIONS[name])}
+    assert raw["name"] == name
+    assert set(raw) == COMMON | set(own)
+    for key, field in own.items():
+        assert raw[key] == (list(field.default) if isinstance(field.default, tuple) else field.default)
+
+
+def test_mappings_and_lists_can_be_set_on_the_command_line(repo_root: Path) -> None:
+    overrides = ["numeric={age:{center:60,scale:20}}", "categorical={unit:[icu,ward]}", "label_columns=[died]"]
+    with initialize_config_dir(str(repo_root / "conf" / "data"), version_base=None):
+        raw = OmegaConf.to_container(compose("table", overrides))
+    assert isinstance(raw, dict)
+    assert raw["numeric"] == {"age": {"center": 60, "scale": 20}}
+    assert raw["categorical"] == {"unit": ["icu", "ward"]}

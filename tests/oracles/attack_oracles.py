@@ -1,0 +1,79 @@
+"""Slow, obvious twins of `dptrain.attacks`: loops over models and records, formulas as the papers print them."""
+
+import math
+
+import numpy as np
+from scipy import stats
+
+
+def signal(logits, label, task):
+    """The signal of one record from its list of logits."""
+    if task == "binary":
+        return logits[0] if label == 1 else -logits[0]
+    if task == "multiclass":
+        others = [z for j, z in enumerate(logits) if j != label]
+        largest = max(others)
+        return logits[label] - largest - math.log(sum(math.exp(z - largest) for z in others))
+    return sum((2 * y - 1) * z for z, y in zip(logits, label, strict=True) if not math.isnan(y))
+
+
+def references(membership, target):
+    """Models that are neither the target nor its twin (the first other row that is its complement)."""
+    for model in range(len(membership)):
+        if all(a != b for a, b in zip(membership[model], membership[target], strict=True)):
+            return [m for m in range(len(membership)) if m not in (target, model)]
+    return [m for m in range(len(membership)) if m != target]
+
+
+def sides(signals, membership, models, record):
+    inside = [signals[m][record] for m in models if membership[m][record]]
+    outside = [signals[m][record] for m in models if not membership[m][record]]
+    return inside, outside
+
+
+def pooled_variance(groups):
+    """One variance of the deviations from each record's own mean."""
+    squares = sum(sum((x - np.mean(g)) ** 2 for x in g) for g in groups if g)
+    return squares / sum(len(g) - 1 for g in groups if g)
+
+
+def lira_online(signals, membership, variance):
+    """Leave-one-model-out, twin excluded; at least 2 references on each side of every record."""
+    num_models, num_records = np.shape(signals)
+    scores = np.empty((num_models, num_records))
+    for target in range(num_models):
+        models = references(membership, target)
+        groups = [sides(signals, membership, models, n) for n in range(num_records)]
+        pooled = [pooled_variance([g[side] for g in groups]) for side in (0, 1)]
+        for n, (inside, outside) in enumerate(groups):
+            log_p = []
+            for side, group in enumerate((inside, outside)):
+                sd = np.std(group) if variance == "per_record" else math.sqrt(pooled[side])
+                log_p.append(stats.norm.logpdf(signals[target][n], np.mean(group), sd))
+            scores[target, n] = log_p[0] - log_p[1]
+    return scores
+
+
+def lira_offline_probability(signals, membership):
+    """Pr[N(mu_out, v_out) <= signal] with per-record variance."""
+    num_models, num_records = np.shape(signals)
+    scores = np.empty((num_models, num_records))
+    for target in range(num_models):
+        models = references(membership, target)
+        for n in range(num_records):
+            _, outside = sides(signals, membership, models, n)
+            scores[target, n] = stats.norm.cdf(signals[target][n], np.mean(outside), np.std(outside))
+    return scores
+
+
+def shrunk_log_density(signal, group, prior_variance, prior_df):
+    """Student-t predictive of a normal with a flat prior on the mean and scaled inverse chi-square on the variance."""
+    n = len(group)
+    squares = sum((x - np.mean(group)) ** 2 for x in group)
+    df = prior_df + n - 1
+    scale2 = (prior_df * prior_variance + squares) / df * (1 + 1 / n)
+    return stats.t.logpdf(signal, df, np.mean(group), math.sqrt(scale2))
+
+
+def gather(scores, patient, num_patients, how):
+    return [how([s for s, p in zip(scores, patient, strict=True) if p == q]) for q in range(num_patients)]

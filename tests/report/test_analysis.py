@@ -1,0 +1,133 @@
+"""The analysis finds what was planted, says what chance shows, and refuses a guarantee that an attack beats."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dptrain.errors import ConfigError, PrivacyError, StudyError
+from dptrain.report.analysis import _null_quantile, _quantile_interval, analyse
+from dptrain.report.contradictions import log_tail
+from dptrain.report.results import StudyResult
+from dptrain.report.tradeoff import patient_risk_csv, tradeoff_json
+from tests.report.fake_study import EPS_3, NONE, FakeStudy
+
+
+def test_exposed_patients_are_found_and_others_look_like_chance(result: StudyResult) -> None:
+    none, private = result.arm("none"), result.arm("eps=3")
+    assert none.exposed(0.95).count == 6
+    assert (none.risk.patient_auc[:6] > 0.95).all()
+    assert private.exposed(0.95).count <= 1
+    assert none.risk.p99.value > none.risk.null_p99.high
+    assert private.risk.null_p99.low <= private.risk.p99.value <= private.risk.null_p99.high + 0.1
+
+
+def test_arms_keep_their_order_and_say_what_is_private(result: StudyResult) -> None:
+    assert [arm.label for arm in result.arms] == ["none", "matched", "clip", "eps=3"]
+    assert [arm.is_private for arm in result.arms] == [False, False, False, True]
+    assert [arm.cap is not None for arm in result.arms] == [False, False, False, True]
+    assert [arm.paired is None for arm in result.arms] == [True, False, False, False]
+
+
+def test_paired_differences_have_the_sign_of_this_arm_minus_none(result: StudyResult) -> None:
+    paired = result.arm("eps=3").paired
+    assert paired is not None
+    assert paired.patient_auc["at_least_0.9"].value == (
+        result.arm("eps=3").exposed(0.9).count - result.arm("none").exposed(0.9).count
+    )
+    assert paired.patient_auc["at_least_0.9"].high < 0
+    difference = result.arm("eps=3").utility.mean.value - result.arm("none").utility.mean.value
+    assert paired.utility.value == pytest.approx(difference)
+    assert paired.utility.low < paired.utility.value < paired.utility.high
+
+
+def test_the_null_band_holds_an_arm_without_leakage(result: StudyResult) -> None:
+    null, auc = result.null, result.arm("eps=3").risk.patient_auc
+    seen = (auc[:, None] >= null.auc - 1e-9).sum(axis=0)
+    inside = (seen >= null.low - 2) & (seen <= null.high + 2)
+    assert inside.mean() > 0.9
+
+
+def test_figures_that_few_patients_cannot_carry_are_none(result: StudyResult) -> None:
+    assert result.arm("none").attack.tpr_at_fpr[0.001] is None
+
+
+@pytest.mark.parametrize(("task", "records"), [("multiclass", 1), ("multilabel", 3)])
+def test_every_task_and_several_records_per_patient(task: str, records: int) -> None:
+    study = FakeStudy((NONE,), num_models=8, num_train=40, num_test=30, task=task, records_per_patient=records)
+    found = analyse(study)
+    assert found.num_patients == 40
+    assert found.num_records == 40 * records
+    assert found.arm("none").utility.metric == "auroc_macro"
+    assert 0.5 < found.arm("none").utility.mean.low < found.arm("none").utility.mean.high <= 1
+
+
+def test_an_attack_that_beats_the_guarantee_stops_the_report() -> None:
+    leaking = FakeStudy((NONE, EPS_3)).with_arm(EPS_3, num_exposed=60, epsilon=0.1, noise_multiplier=150.0)
+    with pytest.raises(PrivacyError, match=r"Arm eps=3: mean attack AUC is .* but the guarantee allows") as caught:
+        analyse(leaking)
+    assert "SECRET" not in str(caught.value)
+
+
+def test_one_leaking_patient_is_enough_with_enough_models() -> None:
+    arm = replace(EPS_3, num_exposed=1, leak=12.0, noise_multiplier=150.0)
+    with pytest.raises(PrivacyError, match="1 of 60 patients"):
+        analyse(FakeStudy((NONE, arm), num_models=64, num_train=60))
+
+
+def test_a_record_guarantee_caps_patients_only_if_each_has_one_record() -> None:
+    arms = (replace(EPS_3, unit="record"),)
+    one = analyse(FakeStudy(arms, num_models=8, num_train=30, num_test=20))
+    several = analyse(FakeStudy(arms, num_models=8, num_train=30, num_test=20, records_per_patient=2))
+    assert one.arms[0].cap is not None
+    assert several.arms[0].cap is None
+
+
+def test_a_study_without_a_complete_arm_or_with_an_unknown_attack_is_refused() -> None:
+    with pytest.raises(StudyError, match="no complete arm"):
+        analyse(FakeStudy(()))
+    study = FakeStudy((NONE,), num_models=4, num_train=20, num_test=20)
+    study.settings["attack"]["name"] = "crystal_ball"
+    with pytest.raises(ConfigError, match=r"attack\.name='crystal_ball'"):
+        analyse(study)
+
+
+def test_the_same_folder_gives_the_same_numbers(result: StudyResult) -> None:
+    again = analyse(FakeStudy())
+    assert tradeoff_json(again) == tradeoff_json(result)
+    assert patient_risk_csv(again) == patient_risk_csv(result)
+
+
+def test_a_sound_mechanism_rarely_raises_the_alarm_for_a_patient() -> None:
+    """The bound holds where it is nearly tight: signals as far apart as the cap allows."""
+    rng = np.random.default_rng(3)
+    num_models, shift = 32, 0.9
+    cap = 0.7377  # Phi(0.9 / sqrt 2)
+    inside, outside = rng.normal(shift, 1, (20_000, num_models)), rng.normal(0, 1, (20_000, num_models))
+    ranks = np.argsort(np.argsort(np.hstack([inside, outside]), axis=1), axis=1)[:, :num_models] + 1
+    auc = (ranks.sum(axis=1) - num_models * (num_models + 1) / 2) / num_models**2
+    assert (log_tail(auc, cap, num_models) < np.log(0.01)).mean() < 0.01
+    assert log_tail(np.array([1.0]), 0.6, 32)[0] == pytest.approx(32 * np.log(0.6))
+    assert log_tail(np.array([1.0]), 1.0, 32)[0] == 0.0
+
+
+def test_the_interval_of_a_quantile_comes_from_order_statistics() -> None:
+    rng = np.random.default_rng(5)
+    hits = 0
+    for _ in range(300):
+        found = _quantile_interval(rng.random(400), 0.99)
+        assert found.low <= found.value <= found.high
+        hits += found.low <= 0.99 <= found.high
+    assert hits / 300 > 0.93
+
+
+def test_the_null_quantile_is_the_quantile_of_each_permutation() -> None:
+    class Null:
+        num_patients = 50
+        at_least_BT = np.array([(auc[:, None] >= np.arange(2001) / 2000 - 1e-9).sum(axis=0) for auc in
+                                np.random.default_rng(1).integers(0, 2001, (7, 50)) / 2000])  # fmt: skip
+
+    expected = [np.quantile(auc, 0.9) for auc in np.random.default_rng(1).integers(0, 2001, (7, 50)) / 2000]
+    assert _null_quantile(Null, 0.9).value == pytest.approx(np.mean(expected))  # type: ignore[arg-type]

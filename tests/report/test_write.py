@@ -1,0 +1,33 @@
+"""Everything lands where docs/study.md says; a broken guarantee writes nothing."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from dptrain.errors import PrivacyError
+from dptrain.report import write
+from dptrain.report.results import StudyResult
+from tests.report.fake_study import EPS_3, NONE, FakeStudy
+
+
+def test_the_whole_outcome_is_written_twice_the_same(result: StudyResult, tmp_path: Path) -> None:
+    chart = write.write_result(tmp_path, result)
+    assert chart == tmp_path / "tradeoff.png"
+    names = ("tradeoff.png", "tradeoff.svg", "tradeoff.csv", "tradeoff.json", "restricted/patient_risk.csv")
+    first = {name: (tmp_path / name).read_bytes() for name in names}
+    assert stat.S_IMODE((tmp_path / "restricted" / "patient_risk.csv").stat().st_mode) == 0o600
+    assert (tmp_path / "tensorboard" / "eps=3").is_dir()
+    write.write_result(tmp_path, result, tensorboard_runs=False)
+    assert {name: (tmp_path / name).read_bytes() for name in names} == first
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_study_whose_guarantee_is_beaten_gets_no_chart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leaking = FakeStudy((NONE, EPS_3)).with_arm(EPS_3, num_exposed=60, noise_multiplier=150.0)
+    monkeypatch.setattr(write.StudyFolder, "open", lambda path: leaking)
+    with pytest.raises(PrivacyError):
+        write.write_report(tmp_path)
+    assert not list(tmp_path.iterdir())
