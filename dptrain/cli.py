@@ -30,7 +30,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dptrain.conf_dir import config_dir
-from dptrain.config import Config, parse_config
+from dptrain.config import Config, parse_config, parse_data
 from dptrain.errors import ConfigError, DptrainError, StudyError
 
 log = logging.getLogger(__name__)
@@ -166,22 +166,32 @@ def warn_of_ignored(names: set[str], targets: set[str]) -> None:
 
 def compose(overrides: list[str]) -> Config:
     """The configuration of one run, checked."""
+    return from_hydra(_composed(overrides))
+
+
+def _composed(overrides: list[str]) -> DictConfig:
     with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
         try:
             composed = hydra.compose("config", [item for item in overrides if not item.startswith("hydra")])
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(str(error)) from error
-    return from_hydra(composed)
+    return composed
 
 
 def from_hydra(composed: DictConfig) -> Config:
     """Plain dictionaries out of Hydra's, then our own schema."""
+    return parse_config(_plain(composed))
+
+
+def _plain(composed: DictConfig) -> dict[str, Any]:
+    """The resolved configuration without Hydra's own part."""
     try:
         raw: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(str(error)) from error
     raw.pop("hydra", None)
-    return parse_config(raw)
+    assert isinstance(raw, dict)
+    return raw
 
 
 def check_folder(path: Path) -> None:
@@ -249,7 +259,7 @@ def command_constants(arguments: list[str]) -> None:
     """dptrain constants data=table data.path=... > constants.yaml"""
     from dptrain.cohorts.constants import fit_constants
 
-    print(fit_constants(compose(arguments).data), end="")
+    print(fit_constants(parse_data(_plain(_composed(arguments)))), end="")
 
 
 def command_account(arguments: list[str]) -> None:

@@ -303,6 +303,21 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
     return config
 
 
+def parse_data(raw: Mapping[str, Any]) -> DataConfig:
+    """Only the group `data`, for commands that read records and train nothing; raises ConfigError.
+
+    `data.nominal_patients`, which training needs, may still be missing; reading does not depend on it.
+    """
+    problems: list[str] = []
+    data = dict(raw["data"])
+    if data.get("nominal_patients") is None:
+        data["nominal_patients"] = 1
+    config = _parse(DataConfig, data, "data", problems)
+    _raise_if(problems)
+    assert isinstance(config, DataConfig)
+    return config
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Nested plain dictionaries (the inverse of `parse_config`, with `options` kept apart)."""
     return dataclasses.asdict(config)
@@ -370,5 +385,7 @@ def _convert(hint: Any, value: Any, name: str, problems: list[str]) -> Any:
     kind = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}.get(hint, str(hint))
     if name == "privacy.epsilon":
         kind = "a number > 0, or inf for a run without DP"
+    if name == "privacy.delta":
+        kind = "a number below 1 / number of training patients (set data.delta or privacy.delta)"
     problems.append(f"{name}={value!r} must be {kind}{' or null' if optional else ''}.")
     return None

@@ -190,3 +190,16 @@ def test_sigkill_in_the_middle_and_the_same_command_give_the_same_bytes(tmp_path
     subprocess.run(command(killed), check=True, env=environment, capture_output=True)
     assert (killed / "tradeoff.json").read_bytes() == (whole / "tradeoff.json").read_bytes()
     assert all(path.stat().st_mtime_ns == time for path, time in done.items()), "a finished block was trained twice"
+
+
+def test_constants_need_no_settings_of_training(capsys, tmp_path):
+    path = tmp_path / "visits.csv"
+    path.write_text("patient,age,sick\n" + "".join(f"p{row // 2},{40 + row},{row % 2}\n" for row in range(40)))
+    table = ["data=table", f"data.path={path}", "data.patient_column=patient", "data.label_columns=[sick]"]
+    code, text = call(capsys, "constants", *table)
+    assert code == 0
+    assert "age:" in text
+    code, text = call(capsys, *table, f"study.dir={tmp_path}/study")
+    assert code == 1
+    assert "data.nominal_patients=None must be a public" in text
+    assert "privacy.delta=None must be a number below 1 / number of training patients (set data.delta" in text

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
+import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -59,6 +60,8 @@ class PrivateEngine:
         noise: torch.Generator,
         is_member: NDArray[np.bool_],
     ) -> None:
+        # Per-sample gradients need no gradient of the inputs; torch warns at every such model.
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
         self.mechanism = mechanism
         self.ledger = Ledger(is_member, hashlib.sha256(noise.get_state().numpy().tobytes()).hexdigest()[:32])
         self._record_loss = record_loss

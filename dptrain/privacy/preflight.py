@@ -150,7 +150,7 @@ class _Capture(Optimizer):
         super().__init__(params, {})
         self.seen: list[list[Tensor]] = []
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> None:
         self.seen.append(
             [
                 torch.zeros_like(param) if param.grad is None else param.grad.detach().clone()
