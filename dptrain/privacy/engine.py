@@ -18,7 +18,6 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
