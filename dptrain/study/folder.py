@@ -13,6 +13,7 @@ Everything below `restricted/` has mode 0600.
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from dptrain.study.frozen import difference, fingerprint, freeze
 from dptrain.training.arms import arm_from_label
 
 SCHEMA = 1
+log = logging.getLogger(__name__)
 OWN_ENTRIES = {"study.json", "arms", "restricted", "release", "report", "hydra", "tensorboard", "dptrain.log"}
 
 
@@ -121,6 +123,7 @@ class StudyFolder:
                     f"({study.info['cohort']['num_records']} records then, {cohort.num_records} now; contents differ). "
                     "Point data.path at the same data, or choose another study.name or study.dir."
                 )
+            study._warn_of_ignored(config)
             return study
         if path.exists() and not path.is_dir():
             raise StudyError(f"study.dir={path} is a file. Expected a folder; choose another study.dir.")
@@ -146,6 +149,22 @@ class StudyFolder:
         }
         write_json(path / "study.json", info)
         return cls(path, settings, info)
+
+    def _warn_of_ignored(self, config: Config) -> None:
+        """Say what of this run's settings and software has no say in a study that is there already."""
+        if config.fleet.block_size != self.block_size:
+            log.warning(
+                "fleet.block_size=%d has no effect: this study was created with %d.",
+                config.fleet.block_size,
+                self.block_size,
+            )
+        if self.info["dptrain"] != __version__:
+            log.warning(
+                "This study was created by dptrain %s and is continued by %s: models may differ in rounding or more. "
+                "For one comparison from one version choose another study.name.",
+                self.info["dptrain"],
+                __version__,
+            )
 
     @property
     def block_size(self) -> int:

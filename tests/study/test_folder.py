@@ -218,3 +218,12 @@ def test_claims_exclude_the_living_and_not_the_dead(tmp_path):
     with blocks.claim(tmp_path, "none", 0) as stale:
         assert stale
     assert not [entry for entry in path.parent.iterdir() if entry.suffix != ".npz"]
+
+
+def test_what_a_study_has_fixed_already_is_said(config, cohort, caplog):
+    study = create(config, cohort)
+    info = json.loads((study.path / "study.json").read_text())
+    (study.path / "study.json").write_text(json.dumps({**info, "dptrain": "0.0.1"}))
+    create(dataclasses.replace(config, fleet=dataclasses.replace(config.fleet, block_size=1)), cohort)
+    assert f"fleet.block_size=1 has no effect: this study was created with {study.block_size}." in caplog.text
+    assert "created by dptrain 0.0.1" in caplog.text
