@@ -75,7 +75,7 @@ def _notes(result: StudyResult) -> list[str]:
         "attack AUC: average patient, 0.5 = guessing.  limit: largest that the guarantee allows.",
         "p99: patient AUC that the most exposed 1% of patients reach; chance alone shows "
         f"{result.arms[0].risk.null_p99.value:.3f}.",
-        "Columns >=0.8, >=0.9: patients with a patient AUC of at least that [number expected if nothing leaked].",
+        "Column >=0.9: patients with a patient AUC of at least 0.9 [expected if nothing leaked].",
     ]
     if any(not arm.exposed(t).resolvable for arm in result.arms for t in (_SECOND_THRESHOLD, HEADLINE_THRESHOLD)):
         notes.append(f"n/r: not resolvable with {result.num_models} models; train more (fleet.num_models).")
