@@ -13,10 +13,16 @@ from omegaconf import OmegaConf
 from dptrain.cohorts.breast_cancer import BreastCancerOptions
 from dptrain.cohorts.diabetes130 import Diabetes130Options
 from dptrain.cohorts.registry import READERS
+from dptrain.cohorts.sim_ehr import SimEhrOptions
 from dptrain.cohorts.table import TableOptions
 from dptrain.config import DataConfig
 
-OPTIONS = {"breast_cancer": BreastCancerOptions, "diabetes130": Diabetes130Options, "table": TableOptions}
+OPTIONS: dict[str, type] = {
+    "breast_cancer": BreastCancerOptions,
+    "diabetes130": Diabetes130Options,
+    "sim_ehr": SimEhrOptions,
+    "table": TableOptions,
+}
 COMMON = {f.name for f in dataclasses.fields(DataConfig)} - {"options"}
 
 
