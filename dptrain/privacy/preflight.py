@@ -103,7 +103,7 @@ CHECKS: dict[str, str] = {
     "empty": "an empty batch is a finite, entered, noised step",
     "split": "cutting a batch into passes changes nothing",
     "memory": "a step does not depend on the steps before it",
-    "buffers": "training changes no buffer of the model",
+    "buffers": "a forward pass changes no buffer, no parameter and no later output of the model",
     "noise": "every parameter gets fresh noise of standard deviation sigma C in every step",
     "units": "every training record is in exactly one unit of privacy",
 }
@@ -123,7 +123,7 @@ _WHY = {
     "empty": "Whether a batch is empty depends on who is in the data; skipping or crashing on it is visible.",
     "split": "Clipping, noise or division then depend on memory limits.",
     "memory": "A patient's influence then reaches into later steps without being clipped or noised.",
-    "buffers": "Buffers hold statistics of the patients and leave with the model without any noise.",
+    "buffers": "Such state holds statistics of the patients and leaves with the model without any noise.",
     "noise": "The noise is the protection: less of it, or the same again, is a larger epsilon.",
 }
 _ADVICE = {
@@ -138,7 +138,8 @@ _ADVICE = {
     "empty": "Let the engine handle empty batches; do not skip them.",
     "split": "Sum clipped gradients over passes, and add noise once.",
     "memory": "Do not keep gradients, activations or hidden states from step to step.",
-    "buffers": "Use GroupNorm or LayerNorm, or put such layers into eval mode for good and freeze their buffers.",
+    "buffers": "Use GroupNorm or LayerNorm. A layer may keep statistics only if they were public before training and "
+    "training leaves them alone.",
     "noise": "Do not touch the noise multiplier, the generator or the gradients after the engine's step.",
 }
 
@@ -411,12 +412,30 @@ def _memory(probe: _Probe, batch: _Batch) -> Outcome:
 
 
 def _buffers(probe: _Probe, batch: _Batch) -> Outcome:
-    model = copy.deepcopy(probe.model).train()
-    before = {name: value.clone() for name, value in model.named_buffers()}
-    model(batch.features)
-    after = dict(model.named_buffers())
-    changed = [name for name, value in after.items() if name not in before or not torch.equal(before[name], value)]
-    yield (math.inf if changed else 0.0), f"a forward pass in train mode changes buffers: {', '.join(changed)}."
+    model = copy.deepcopy(probe.model)
+    before = {name: value.clone() for name, value in _state(model)}
+    outputs = [_eval_output(model, batch.features)]
+    model.train()(batch.features)
+    changed = [name for name, value in _state(model) if name not in before or not torch.equal(before[name], value)]
+    yield (
+        math.inf if changed else 0.0,
+        f"a forward pass in train mode changes buffers or parameters: {', '.join(changed)}.",
+    )
+    # Statistics can also sit in plain attributes; then only what the model says afterwards gives them away.
+    outputs.append(_eval_output(model, batch.features))
+    share = _difference(outputs[0], outputs[1])
+    yield share, f"a forward pass in train mode changes later outputs in eval mode by {share * EQUAL:.2g} of their norm."
+
+
+def _state(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*model.named_buffers(), *((name, param.detach()) for name, param in model.named_parameters())]
+
+
+def _eval_output(model: nn.Module, features: Tensor) -> Tensor:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        output: Tensor = model.eval()(features)
+    return output.clone()
 
 
 def _noise(probe: _Probe, batch: _Batch) -> Outcome:

@@ -398,6 +398,21 @@ class RemembersTheLastBatch(nn.Module):
         return out
 
 
+class StatisticsForLater(nn.Module):
+    """Collects a running mean in training and uses it in eval mode only; `kind` says where it is kept."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(16), requires_grad=False) if kind == "parameter" else [torch.zeros(16)]
+
+    def forward(self, x):
+        kept = self.mean[0] if isinstance(self.mean, list) else self.mean.data
+        if not self.training:
+            return x - kept
+        kept.mul_(0.9).add_(0.1 * x.detach().mean(0))
+        return x
+
+
 class OptionalInput(nn.Module):
     """Owns a parameter and takes an optional second input: Opacus's hooks see one input only."""
 
@@ -446,6 +461,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
         Apply(_Instance(nn.InstanceNorm1d(4, affine=False, track_running_stats=True)))
     ),
     "state carried from batch to batch": lambda: Around(RemembersTheLastBatch()),
+    "statistics in a frozen parameter": lambda: Around(StatisticsForLater("parameter")),
+    "statistics in an attribute": lambda: Around(StatisticsForLater("attribute")),
     "optional second input": lambda: Around(OptionalInput()),
     "one dropout mask for the batch": lambda: Around(OneMaskForTheBatch()),
     "attention over the batch": lambda: Around(BatchAttention()),

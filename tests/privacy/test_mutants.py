@@ -65,6 +65,8 @@ MODEL_KILLERS = {
     "frozen layer with buffers": "buffers",
     "InstanceNorm with running statistics": "buffers",
     "state carried from batch to batch": "memory",
+    "statistics in a frozen parameter": "buffers",
+    "statistics in an attribute": "buffers",
     "optional second input": "gradients",
     "one dropout mask for the batch": "randomness",
     "attention over the batch": "independence",
