@@ -424,7 +424,7 @@ def _buffers(probe: _Probe, batch: _Batch) -> Outcome:
     # Statistics can also sit in plain attributes; then only what the model says afterwards gives them away.
     outputs.append(_eval_output(model, batch.features))
     share = _difference(outputs[0], outputs[1])
-    yield share, f"a forward pass in train mode changes later outputs in eval mode by {share * EQUAL:.2g} of their norm."
+    yield share, f"a forward pass in train mode changes later outputs in eval mode by {share * EQUAL:.2g} of the norm."
 
 
 def _state(model: nn.Module) -> list[tuple[str, Tensor]]:
