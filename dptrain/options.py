@@ -1,8 +1,8 @@
 """Options that one data set or one model owns: from the plain mapping in `options` to its owner's frozen dataclass.
 
 `parse_options(MlpOptions, {"width": "32"}, "model")` checks names and types, collects every problem and raises one
-ConfigError. A field may be str, int, float, bool, tuple[str, ...] (one text is a tuple of one) or Mapping, each
-optionally `| None`.
+ConfigError. A field may be str, int, float, bool, Mapping, or a tuple of any number of those (a single value is a tuple
+of one), each optionally `| None`. `parse_parts` does the same for owners that share one mapping.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from dptrain.errors import ConfigError
 
 T = TypeVar("T")
 _KINDS = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}
+_LISTS = {str: "a list of texts", int: "a list of whole numbers", float: "a list of numbers"}
 
 
 class _Wrong(Exception):
@@ -36,8 +37,7 @@ def parse_options(cls: type[T], options: Mapping[str, Any], where: str) -> T:
     values: dict[str, Any] = {}
     for key, value in options.items():
         if key not in fields:
-            expected = f"expected {', '.join(fields)}" if fields else "it has no settings of its own"
-            problems.append(f"{where}.{key}={value!r} is not a setting here{near_miss(str(key), fields)}; {expected}.")
+            problems.append(_unknown(key, value, fields, where))
             continue
         try:
             values[key] = _convert(hints[key], value)
@@ -50,6 +50,37 @@ def parse_options(cls: type[T], options: Mapping[str, Any], where: str) -> T:
     if problems:
         raise ConfigError(problems)
     return cls(**values)
+
+
+def parse_parts(classes: Sequence[type], options: Mapping[str, Any], where: str) -> list[Any]:
+    """One object of each class from a mapping that they share; no two classes have a field of the same name.
+
+    Raises ConfigError with the problems of all of them.
+    """
+    names = [{field.name for field in dataclasses.fields(cls)} for cls in classes]
+    assert sum(map(len, names)) == len(set().union(*names)), "two owners of one setting"
+    shares: list[dict[str, Any]] = [{} for _ in classes]
+    known = [name for cls in classes for name in (field.name for field in dataclasses.fields(cls))]
+    problems: list[str] = []
+    for key, value in options.items():
+        if key in known:
+            next(share for share, own in zip(shares, names, strict=True) if key in own)[key] = value
+        else:
+            problems.append(_unknown(key, value, known, where))
+    parsed: list[Any] = []
+    for cls, share in zip(classes, shares, strict=True):
+        try:
+            parsed.append(parse_options(cls, share, where))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return parsed
+
+
+def _unknown(key: object, value: Any, known: Collection[str], where: str) -> str:
+    expected = f"expected {', '.join(known)}" if known else "it has no settings of its own"
+    return f"{where}.{key}={value!r} is not a setting here{near_miss(str(key), known)}; {expected}."
 
 
 def near_miss(name: str, known: Iterable[str]) -> str:
@@ -72,7 +103,7 @@ def _convert(hint: Any, value: Any) -> Any:
     origin = typing.get_origin(hint) or hint
     if origin is tuple:
         items = value if isinstance(value, (list, tuple)) else [value]
-        return tuple(_convert(str, item) for item in items)
+        return tuple(_convert(typing.get_args(hint)[0], item) for item in items)
     if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
         return dict(value)
     if hint is bool and isinstance(value, bool):
@@ -92,5 +123,7 @@ def _convert(hint: Any, value: Any) -> Any:
 def _describe(hint: Any) -> str:
     hint, optional = _alternatives(hint)
     origin = typing.get_origin(hint) or hint
-    kind = "a list of texts" if origin is tuple else _KINDS.get(hint, "a mapping of names to values")
+    kind = _KINDS.get(hint, "a mapping of names to values")
+    if origin is tuple:
+        kind = _LISTS.get(typing.get_args(hint)[0], "a list of mappings")
     return f"{kind} or null" if optional else kind

@@ -24,7 +24,7 @@ def format_duration(seconds: float) -> str:
 
 
 class Progress:
-    """Counts finished models. `update` is called after every block."""
+    """Counts finished models (or files, ...). `update` is called after every block."""
 
     def __init__(self, total: int, what: str, stream: TextIO | None = None) -> None:
         self._total, self._what = total, what
@@ -35,7 +35,7 @@ class Progress:
         self._draw("")
 
     def update(self, num_models: int, label: str) -> None:
-        """`num_models` more are done, the last of them in arm `label`."""
+        """`num_models` more are done, the last of them in arm `label` ('' where there are no arms)."""
         self._done += num_models
         self._draw(label)
 
@@ -57,4 +57,5 @@ class Progress:
             self._stream.flush()
         elif self._done and (now - self._last_line >= LINE_EVERY_S or self._done == self._total):
             self._last_line = now
-            log.info("%d/%d %s done, %s (arm %s).", self._done, self._total, self._what, times, label)
+            where = f" (arm {label})" if label else ""
+            log.info("%d/%d %s done, %s%s.", self._done, self._total, self._what, times, where)

@@ -7,7 +7,7 @@ Patients are numbered 0..P-1 inside dptrain. Their real identifiers stay in `pat
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,6 +18,7 @@ from dptrain.errors import DataError
 
 Task = Literal["binary", "multiclass", "multilabel"]
 TASKS: tuple[Task, ...] = ("binary", "multiclass", "multilabel")
+CHUNK_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,19 @@ class Cohort:
             digest.update(text.encode() + b"\0")
         for array in (self.features, self.labels, self.patient, self.is_test):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
-            for start in range(0, len(array), 65536):
-                digest.update(np.ascontiguousarray(array[start : start + 65536]).tobytes())
+            for rows in _row_chunks(array):
+                digest.update(np.ascontiguousarray(array[rows]).tobytes())
         for ids in (self.patient_ids, *(self.groups[key] for key in sorted(self.groups))):
             digest.update("\0".join(ids.tolist()).encode() + b"\1")
         digest.update("\0".join(sorted(self.groups)).encode())
         return digest.hexdigest()
+
+
+def _row_chunks(array: NDArray) -> Iterator[slice]:
+    """Slices of rows that hold about `CHUNK_BYTES` each: a memory map is never read in as a whole."""
+    step = max(1, CHUNK_BYTES // max(1, array[:1].nbytes))
+    for start in range(0, len(array), step):
+        yield slice(start, start + step)
 
 
 def _problems(cohort: Cohort) -> list[str]:
@@ -115,8 +123,8 @@ def _problems(cohort: Cohort) -> list[str]:
     if len(present) > num_patients or (present == 0).any():
         problems.append(f"{name}: every patient index must be in 0..{num_patients - 1} and have at least one record.")
     bad = 0
-    for start in range(0, num_records, 65536):
-        chunk = np.asarray(cohort.features[start : start + 65536])
+    for rows in _row_chunks(cohort.features):
+        chunk = np.asarray(cohort.features[rows])
         bad += int((~np.isfinite(chunk.reshape(len(chunk), -1))).any(axis=1).sum())
     if bad:
         problems.append(

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dptrain.cohorts.cohort import Cohort, Task
+from dptrain.cohorts.decode_cache import Undecoded
 from dptrain.errors import DataError
 from dptrain.seeding import stream_seed
 
@@ -31,8 +32,8 @@ class Records:
 
     task: Task
     """binary, multiclass or multilabel."""
-    features: NDArray[np.float32]
-    """(N, ...) model input, scaled by public constants; may be a memory map."""
+    features: NDArray[np.float32] | Undecoded
+    """(N, ...) model input, scaled by public constants; may be a memory map, or files that `assemble` is to decode."""
     labels: NDArray[np.float32] | NDArray[np.int64]
     """As in `Cohort`."""
     patient_ids: NDArray[np.str_]
@@ -57,8 +58,9 @@ class Records:
 def assemble(name: str, records: Records, seed: int, max_patients: int | None, test_fraction: float) -> Cohort:
     """The `Cohort` of these records: patients numbered in the order of their sorted identifiers.
 
-    `max_patients` keeps a random subset of patients with all their records. Without a split of its own, exactly
-    floor(P * test_fraction) patients (at least 1) are held out, stratified by the patient's label.
+    `max_patients` keeps a random subset of patients with all their records; only theirs are decoded, where records
+    are still files. Without a split of its own, exactly floor(P * test_fraction) patients (at least 1) are held out,
+    stratified by the patient's label.
     """
     if len(records.patient_ids) == 0:
         raise DataError(f"data.name={name}: no records are left. Check the path and the filters.")
@@ -74,6 +76,18 @@ def assemble(name: str, records: Records, seed: int, max_patients: int | None, t
         ids = ids[kept]
     elif max_patients is not None and max_patients > len(ids):
         warnings.append(f"data.max_patients={max_patients} is ignored: the data have {len(ids)} patients.")
+
+    features = records.features if rows is None else records.features[rows]
+    if isinstance(features, Undecoded):
+        decoded = features.decode()
+        features = decoded.features
+        warnings += decoded.warnings
+        if not decoded.kept.all():
+            rows = np.flatnonzero(decoded.kept) if rows is None else rows[decoded.kept]
+            present, patient = np.unique(patient[decoded.kept], return_inverse=True)
+            if len(present) < len(ids):
+                warnings.append(f"{len(ids) - len(present)} patients have no record left and are left out.")
+            ids = ids[present]
 
     def take(array: Any) -> Any:
         return array if rows is None else array[rows]
@@ -97,7 +111,7 @@ def assemble(name: str, records: Records, seed: int, max_patients: int | None, t
                 "of its records (ties: the first)."
             )
     return Cohort(
-        name=name, task=records.task, features=take(records.features), labels=labels, patient=patient,
+        name=name, task=records.task, features=features, labels=labels, patient=patient,
         patient_ids=ids, is_test=is_test, label_names=records.label_names, feature_names=records.feature_names,
         groups=groups, outside_dp=tuple(outside_dp), warnings=tuple(warnings), simulated=records.simulated,
     )
