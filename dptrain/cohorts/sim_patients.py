@@ -12,6 +12,7 @@ What a planted patient looks like is up to each cohort; who is one is decided he
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -135,6 +136,10 @@ class Patients:
     def is_outlier(self) -> NDArray[np.bool_]:
         """(P,) the planted outliers."""
         return self.planted == OUTLIER
+
+    def records(self, part: slice) -> Patients:
+        """The same patients with a part of the records, for work in pieces."""
+        return dataclasses.replace(self, patient=self.patient[part], visit=self.visit[part])
 
     def groups(self) -> dict[str, NDArray[np.str_]]:
         """Group attributes, each (N,) per record as `Records` has them."""

@@ -137,7 +137,7 @@ def table_config(visits_csv: Path) -> Callable[..., DataConfig]:
 
 
 COHORTS = ("breast_cancer", "diabetes130", "table", "table_multiclass", "table_multilabel", "table_with_split",
-           "sim_ehr")  # fmt: skip
+           "sim_ehr", "sim_ecg")  # fmt: skip
 
 
 @pytest.fixture(params=COHORTS)
@@ -152,5 +152,6 @@ def data_config(
         "table_multiclass": table_config(label_columns="triage", classes=["low", "mid", "high"]),
         "table_multilabel": table_config(label_columns=["died", "sepsis"]),
         "table_with_split": table_config(split_column="fold"),
+        "sim_ecg": DataConfig("sim_ecg", 70, options={"num_patients": 100, "duration_s": 1, "labels": "binary"}),
         "sim_ehr": DataConfig("sim_ehr", 70, records_per_patient=2.0, options={"num_patients": 100}),
     }[request.param]

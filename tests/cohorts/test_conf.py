@@ -12,16 +12,19 @@ from omegaconf import OmegaConf
 
 from dptrain.cohorts.breast_cancer import BreastCancerOptions
 from dptrain.cohorts.diabetes130 import Diabetes130Options
+from dptrain.cohorts.manifest import ManifestOptions
 from dptrain.cohorts.registry import READERS
+from dptrain.cohorts.sim_ecg import SimEcgOptions
 from dptrain.cohorts.sim_ehr import SimEhrOptions
 from dptrain.cohorts.table import TableOptions
 from dptrain.config import DataConfig
 
-OPTIONS: dict[str, type] = {
+OPTIONS: dict[str, type | tuple[type, ...]] = {
     "breast_cancer": BreastCancerOptions,
     "diabetes130": Diabetes130Options,
+    "sim_ecg": SimEcgOptions,
     "sim_ehr": SimEhrOptions,
-    "table": TableOptions,
+    "table": (ManifestOptions, TableOptions),
 }
 COMMON = {f.name for f in dataclasses.fields(DataConfig)} - {"options"}
 
@@ -34,7 +37,8 @@ def test_every_data_set_has_a_file(repo_root: Path) -> None:
 def test_file_names_every_setting_with_its_default(repo_root: Path, name: str) -> None:
     raw = yaml.safe_load((repo_root / "conf" / "data" / f"{name}.yaml").read_text())
     raw = raw.get("data", raw)  # a data set with a recipe of its own is a package _global_
-    own = {field.name: field for field in dataclasses.fields(OPTIONS[name])}
+    owners = OPTIONS[name] if isinstance(OPTIONS[name], tuple) else (OPTIONS[name],)
+    own = {field.name: field for owner in owners for field in dataclasses.fields(owner)}
     assert raw["name"] == name
     assert set(raw) == COMMON | set(own)
     for key, field in own.items():
