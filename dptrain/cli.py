@@ -5,6 +5,7 @@
     dptrain privacy.epsilon=3                one arm and what it is compared with
     dptrain status STUDY                     what is there and what is missing
     dptrain report STUDY                     redraw everything from the folder
+    dptrain train privacy.epsilon=3          the model to release, with its privacy statement
     dptrain check privacy.epsilon=3 ...      is a private step of this model, loss and data what is accounted?
     dptrain constants data=table ...         write down scaling constants for a new table
     dptrain account --sampling-rate ...      epsilon, caps on attacks and patient-level epsilon of a mechanism
@@ -278,6 +279,18 @@ def command_check(arguments: list[str]) -> None:
     report.check()
 
 
+def command_train(arguments: list[str]) -> None:
+    """dptrain train privacy.epsilon=3 release.study=studies/breast_cancer-mlp"""
+    from dptrain.release.command import train
+
+    overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    if len(overrides) < len(arguments):
+        other = next(argument for argument in arguments if argument not in overrides)
+        raise ConfigError(f"dptrain train takes settings of the form name=value, not {other!r}. It makes one model.")
+    folder = train(compose(overrides))
+    print(f"Model and privacy statement: {folder}")
+
+
 def command_version(arguments: list[str]) -> None:
     """dptrain version"""
     from dptrain import __version__
@@ -297,5 +310,6 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "constants": command_constants,
     "report": command_report,
     "status": command_status,
+    "train": command_train,
     "version": command_version,
 }

@@ -280,6 +280,46 @@ class AttackConfig:
 
 
 @dataclass(frozen=True)
+class ReleaseConfig:
+    """`dptrain train`: the model to release. A study does not read these settings."""
+
+    dir: str | None = None
+    """Folder of the release; null takes `releases/<study.name>/<arm>`."""
+    history: str | None = None
+    """File that lists all releases on these patients, append-only; null takes `releases/restricted/<data.name>.jsonl`.
+    Everything that was ever trained on the same patients belongs into one file."""
+    study: str | None = None
+    """Folder of the study whose measured risks go into the statement; null: none was made."""
+    hold_out: bool = True
+    """Keep the test patients out of the training, so that performance can be stated. false trains on all patients;
+    the statement then has no performance of its own."""
+    selection: str = "fixed"
+    """How many private models were trained on these patients before this one was kept: `fixed`, a known number, or
+    `geometric`, `poisson`: a number drawn at random beforehand, of which only the best model was looked at."""
+    num_runs: float = 1
+    """fixed: how many, this one included. geometric, poisson: the mean of the distribution."""
+    checkpoint_overhead: float = 0.1
+    """Fraction of the time that checkpoints may take (50 are written in any case; 0: none). Steps that a kill loses
+    are spent, not repeated."""
+    max_lost_fraction: float = 0.1
+    """A killed run that lost more than this fraction of all steps is not continued."""
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        if self.selection not in ("fixed", "geometric", "poisson"):
+            problems.append(f"release.selection={self.selection!r} must be fixed, geometric or poisson.")
+        if not (self.num_runs >= 1 and math.isfinite(self.num_runs)):
+            problems.append(f"release.num_runs={self.num_runs} must be at least 1: this run counts.")
+        elif self.selection == "fixed" and self.num_runs != int(self.num_runs):
+            problems.append(f"release.num_runs={self.num_runs} must be a whole number with release.selection=fixed.")
+        for name in ("checkpoint_overhead", "max_lost_fraction"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                problems.append(f"release.{name}={value} must be in [0, 1]. It is a fraction, not percent.")
+        _raise_if(problems)
+
+
+@dataclass(frozen=True)
 class Config:
     """One run: a study plus the one arm that this run asks for."""
 
@@ -290,6 +330,7 @@ class Config:
     privacy: PrivacyConfig
     fleet: FleetConfig
     attack: AttackConfig
+    release: ReleaseConfig = field(default_factory=ReleaseConfig)
     seed: int = 0
     """Root of the seed tree. Two studies with the same root and configuration are the same study."""
 

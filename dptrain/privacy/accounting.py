@@ -77,7 +77,7 @@ def epsilon_pld(sampling_rate: float, noise_multiplier: float, num_steps: int, d
 
 
 @contextlib.contextmanager
-def _quiet_dp_accounting() -> Iterator[None]:
+def quiet_dp_accounting() -> Iterator[None]:
     """dp-accounting warns for every order that it leaves out; leaving one out only loosens the bound."""
     logger = logging.getLogger("absl")
     level = logger.level
@@ -100,7 +100,7 @@ def epsilon_rdp(sampling_rate: float, noise_multiplier: float, num_steps: int, d
 
     step = dp_event.PoissonSampledDpEvent(sampling_rate, dp_event.GaussianDpEvent(noise_multiplier))
     accountant = RdpAccountant(RDP_ORDERS)
-    with _quiet_dp_accounting():
+    with quiet_dp_accounting():
         accountant.compose(dp_event.SelfComposedDpEvent(step, int(num_steps)))
         epsilon = float(accountant.get_epsilon(delta))
     if not math.isfinite(epsilon):

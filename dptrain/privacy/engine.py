@@ -19,6 +19,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,14 +28,33 @@ from torch import Tensor, nn
 
 from dptrain.privacy.ledger import Ledger
 from dptrain.privacy.mechanism import Mechanism
+from dptrain.privacy.secure_random import SecureStream
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from opacus import GradSampleModule
     from opacus.optimizers import DPOptimizer
+    from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processed
 
 RecordLoss = Callable[[Tensor, Tensor], Tensor]
 """(logits (R, K), labels (R, ...)) -> one loss per record (R,)."""
+
+
+class _SecureOptimizer(DPOptimizer):
+    """Opacus's optimizer with noise from a `SecureStream`, added in float64 and rounded once."""
+
+    def __init__(self, *args: Any, stream: SecureStream, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._stream = stream
+
+    def add_noise(self) -> None:
+        scale = float(self.noise_multiplier) * float(self.max_grad_norm)
+        for param in self.params:
+            _check_processed_flag(param.summed_grad)
+            noise = torch.from_numpy(self._stream.normal(param.numel()) * scale).view_as(param)
+            total = param.summed_grad.view_as(param).double() + noise.to(param.device)
+            param.grad = total.to(param.dtype)
+            _mark_as_processed(param.summed_grad)
 
 
 class PrivateEngine:
@@ -46,7 +66,8 @@ class PrivateEngine:
     record_loss: one loss per record.
     optimizer: any torch optimizer over `model.parameters()`; it receives (clipped sum + noise) / expected_batch_size.
     mechanism: what is accounted.
-    noise: generator of the noise; a stream that nothing else uses.
+    noise: a stream that nothing else uses. A `SecureStream` for a model that may be released; a seeded generator for
+        the models of an audit, whose noise anybody with the seed can redraw.
     is_member: (U,) units that can be sampled, for the ledger.
     """
 
@@ -56,23 +77,25 @@ class PrivateEngine:
         record_loss: RecordLoss,
         optimizer: torch.optim.Optimizer,
         mechanism: Mechanism,
-        noise: torch.Generator,
+        noise: torch.Generator | SecureStream,
         is_member: NDArray[np.bool_],
     ) -> None:
         # Per-sample gradients need no gradient of the inputs; torch warns at every such model.
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
         self.mechanism = mechanism
-        self.ledger = Ledger(is_member, hashlib.sha256(noise.get_state().numpy().tobytes()).hexdigest()[:32])
+        self.ledger = Ledger(is_member, _stream_name(noise))
         self._record_loss = record_loss
         self._module = GradSampleModule(model, batch_first=True, loss_reduction="sum", strict=True)
-        self._optimizer = DPOptimizer(
-            optimizer,
-            noise_multiplier=mechanism.noise_multiplier,
-            max_grad_norm=mechanism.clipping_norm,
-            expected_batch_size=mechanism.expected_batch_size,
-            loss_reduction="mean",
-            generator=noise,
-        )
+        settings: dict[str, Any] = {
+            "noise_multiplier": mechanism.noise_multiplier,
+            "max_grad_norm": mechanism.clipping_norm,
+            "expected_batch_size": mechanism.expected_batch_size,
+            "loss_reduction": "mean",
+        }
+        if isinstance(noise, SecureStream):
+            self._optimizer: DPOptimizer = _SecureOptimizer(optimizer, stream=noise, **settings)
+        else:
+            self._optimizer = DPOptimizer(optimizer, generator=noise, **settings)
         self._optimizer.attach_step_hook(self._measure)
         self._noise_norm = self._sum_norm = math.nan
 
@@ -159,6 +182,13 @@ class PrivateEngine:
         for param, sample in zip(self.params, samples, strict=True):
             param.grad_sample = sample
         return float(losses.detach().nan_to_num(0.0, 0.0, 0.0).sum())
+
+
+def _stream_name(noise: torch.Generator | SecureStream) -> str:
+    """Equal for two streams if and only if they draw the same numbers."""
+    if isinstance(noise, SecureStream):
+        return noise.name
+    return hashlib.sha256(noise.get_state().numpy().tobytes()).hexdigest()[:32]
 
 
 def _cut_at_units(owner: Tensor, max_records: int) -> Iterator[tuple[int, int]]:

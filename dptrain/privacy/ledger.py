@@ -11,6 +11,7 @@ run costs a training, passing a broken one costs the guarantee, and broken ones 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,9 +42,12 @@ class Ledger:
     is_member: NDArray[np.bool_]
     """(U,) units of the study that may be sampled in this run."""
     noise_stream: str = ""
-    """Digest of the noise generator's state before the first step: two runs with the same one share their noise."""
+    """Names the stream of the noise: two runs with the same one share their noise. A run that was continued with fresh
+    noise names all its streams, separated by commas."""
     num_steps: int = 0
     """Steps whose noise was added and whose update was applied."""
+    num_lost: int = 0
+    """Steps that were begun and whose result a kill destroyed. They count as spent and are never repeated."""
     num_sampled: int = 0
     """Units sampled, summed over the steps."""
     num_empty: int = 0
@@ -116,8 +120,9 @@ class Ledger:
     def findings(self, mechanism: Mechanism) -> list[str]:
         """Every difference between what ran and what is accounted, as sentences; empty when they agree."""
         found: list[str] = []
-        if self.num_steps != mechanism.num_steps:
-            found.append(f"{self.num_steps} noisy steps ran, {mechanism.num_steps} are accounted.")
+        if self.num_steps + self.num_lost != mechanism.num_steps:
+            lost = f" and {self.num_lost} were lost" if self.num_lost else ""
+            found.append(f"{self.num_steps} noisy steps ran{lost}, {mechanism.num_steps} are accounted.")
         for name, ran, accounted in (
             ("noise_multiplier", self.noise_multipliers, mechanism.noise_multiplier),
             ("clipping_norm", self.clipping_norms, mechanism.clipping_norm),
@@ -169,7 +174,7 @@ class Ledger:
 
     def _sampling(self, mechanism: Mechanism) -> list[str]:
         found = []
-        rate, steps, eligible = mechanism.sampling_rate, mechanism.num_steps, self.num_eligible
+        rate, steps, eligible = mechanism.sampling_rate, self.num_steps, self.num_eligible
         if self.num_strangers:
             found.append(f"{self.num_strangers} sampled units were no members, or entered a step twice.")
         trials = eligible * steps
@@ -200,6 +205,7 @@ class Ledger:
         return {
             "num_eligible": self.num_eligible,
             "num_steps": self.num_steps,
+            "num_lost": self.num_lost,
             "num_sampled": self.num_sampled,
             "num_empty": self.num_empty,
             "num_nonfinite": self.num_nonfinite,
@@ -212,12 +218,37 @@ class Ledger:
         }
 
 
+    def state(self) -> dict[str, Any]:
+        """Everything, for a checkpoint of the same training. RESTRICTED: it tells which units were sampled."""
+        state = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "is_member"}
+        for name, value in state.items():
+            if isinstance(value, (set, np.ndarray)):
+                state[name] = sorted(value) if isinstance(value, set) else value.tolist()
+        return state
+
+    def restore(self, state: dict[str, Any], num_lost: int) -> None:
+        """Go on from the `state` of an earlier process with this object's own, fresh noise stream; `num_lost` more
+        steps were begun after that state."""
+        fresh = self.noise_stream
+        for name, value in state.items():
+            current = getattr(self, name)
+            if isinstance(current, set):
+                value = set(value)
+            elif isinstance(current, np.ndarray):
+                value = np.array(value, dtype=current.dtype)
+            setattr(self, name, value)
+        self.noise_stream = f"{self.noise_stream},{fresh}"
+        self.num_lost += num_lost
+
+
 def shared_noise(ledgers: list[dict[str, Any]]) -> list[str]:
     """Noise streams that more than one run used: such runs are not independent releases, and none has its epsilon.
 
     `ledgers` are `Ledger.to_dict()` of different models; a stream of a run without noise is not looked at.
     """
-    streams = [entry["noise_stream"] for entry in ledgers if any(entry["noise_multipliers"])]
+    streams = [
+        stream for entry in ledgers if any(entry["noise_multipliers"]) for stream in entry["noise_stream"].split(",")
+    ]
     return sorted({stream for stream in streams if streams.count(stream) > 1})
 
 

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dptrain.privacy.mechanism import Mechanism
+from dptrain.privacy.secure_random import SecureStream
 
 
 def poisson_batches(
-    mechanism: Mechanism, is_member: NDArray[np.bool_], rng: np.random.Generator
+    mechanism: Mechanism, is_member: NDArray[np.bool_], rng: np.random.Generator | SecureStream
 ) -> Iterator[NDArray[np.int64]]:
     """Yield exactly T arrays of member units, each unit in each array with probability q, independently.
 

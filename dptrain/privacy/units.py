@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dptrain.privacy.mechanism import Unit
+from dptrain.privacy.secure_random import SecureStream
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class UnitIndex:
         return found
 
     def gather(
-        self, units: NDArray[np.int64], max_records: int | None, rng: np.random.Generator
+        self, units: NDArray[np.int64], max_records: int | None, rng: np.random.Generator | SecureStream
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Records of the given units and, for each, the position of its unit in `units`.
 

@@ -38,8 +38,9 @@ def void_reasons(mechanism: Mechanism, epsilon: float | None, ledgers: list[dict
         ):
             if entry[name] != [accounted]:
                 reasons.append(f"A model ran with {name} {entry[name]}, {accounted} is accounted.")
-        if entry["num_steps"] != mechanism.num_steps:
-            reasons.append(f"A model ran {entry['num_steps']} steps, {mechanism.num_steps} are accounted.")
+        begun = entry["num_steps"] + entry["num_lost"]
+        if begun != mechanism.num_steps:
+            reasons.append(f"A model ran {begun} steps, {mechanism.num_steps} are accounted.")
     shared = shared_noise(ledgers)
     if shared:
         reasons.append(

@@ -28,11 +28,12 @@ held to by their content, not by their path. `block_size` is fixed when the stud
 
 
 def freeze(config: Config) -> dict[str, Any]:
-    """Plain settings without those of `FREE`."""
+    """Plain settings without those of `FREE` and the group `release`, which a study does not read."""
     settings = to_dict(config)
     for name in FREE:
         group, _, key = name.partition(".")
         settings[group].pop(key)
+    settings.pop("release")
     return settings
 
 

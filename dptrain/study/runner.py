@@ -26,7 +26,7 @@ import torch
 
 from dptrain.cohorts.registry import load_cohort, nominal_train_patients
 from dptrain.config import Config, to_dict
-from dptrain.errors import DataError, PrivacyError, StudyError
+from dptrain.errors import PrivacyError, StudyError
 from dptrain.models.registry import build_model, num_parameters
 from dptrain.privacy.accounting import epsilon_spent
 from dptrain.privacy.ledger import shared_noise
@@ -38,7 +38,7 @@ from dptrain.study.blocks import block_models, block_path, claim, set_aside_if_d
 from dptrain.study.folder import ArmRecord, StudyFolder
 from dptrain.training.allocator import keep_freed_memory
 from dptrain.training.arms import Arm, arm_from_label, arms_of_run, build_mechanism
-from dptrain.training.check import check_training
+from dptrain.training.check import check_delta, check_training
 from dptrain.training.fleet import FleetData, train_fleet_model
 from dptrain.training.loop import evaluation_steps
 
@@ -54,13 +54,7 @@ def prepare_study(config: Config) -> StudyFolder:
     cohort = load_cohort(config.data, config.seed)
     for warning in cohort.warnings:
         log.warning("%s: %s", cohort.name, warning)
-    num_units = len(cohort.train_patients)
-    if config.privacy.delta >= 1 / num_units:
-        raise DataError(
-            f"privacy.delta={config.privacy.delta:g} must be below 1/{num_units} = {1 / num_units:.2g} (one over the "
-            "number of training patients): with a larger delta a mechanism that publishes a whole patient would count "
-            "as private. Take at most a tenth of that."
-        )
+    check_delta(config.privacy.delta, len(cohort.train_patients))
     return StudyFolder.create_or_open(config.study.dir, config, cohort)
 
 
@@ -152,12 +146,13 @@ def verify_private_arms(study: StudyFolder, labels: list[str]) -> None:
 
 
 def nominal_units(config: Config) -> float:
-    """Public number of units that a fleet's model trains on: half of the patients (membership is a fair coin). For
-    record units the public records per patient come from the configuration."""
-    per_model = nominal_train_patients(config.data) / 2
-    if config.privacy.unit == "patient":
-        return per_model
-    return per_model * config.data.records_per_patient
+    """Public number of units that a fleet's model trains on: half of the patients (membership is a fair coin)."""
+    return units_of_patients(config, nominal_train_patients(config.data) / 2)
+
+
+def units_of_patients(config: Config, num_patients: float) -> float:
+    """Public number of units of so many patients; the records per patient come from the configuration."""
+    return num_patients * (1.0 if config.privacy.unit == "patient" else config.data.records_per_patient)
 
 
 def _arm_record(

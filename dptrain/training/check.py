@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from dptrain.cohorts.cohort import Cohort
 from dptrain.config import Config
@@ -16,13 +17,26 @@ from dptrain.seeding import numpy_stream, stream_seed
 from dptrain.training.losses import RECORD_LOSSES
 
 
-def check_training(config: Config, cohort: Cohort, mechanism: Mechanism) -> PreflightReport:
-    """Run the preflight for this mechanism on a random handful of the cohort's training records.
+def check_delta(delta: float, num_patients: int) -> None:
+    """Raise DataError if delta is so large that publishing one whole patient would count as private."""
+    if delta >= 1 / num_patients:
+        raise DataError(
+            f"privacy.delta={delta:g} must be below 1/{num_patients} = {1 / num_patients:.2g} (one over the number of "
+            "training patients): with a larger delta a mechanism that publishes a whole patient would count as "
+            "private. Take at most a tenth of that."
+        )
+
+
+def check_training(
+    config: Config, cohort: Cohort, mechanism: Mechanism, patients: NDArray[np.int64] | None = None
+) -> PreflightReport:
+    """Run the preflight for this mechanism on a random handful of the records of `patients` (all training patients).
 
     Also checks that the units of privacy cover every training record exactly once. Raises DataError if there are fewer
     training records than the preflight needs.
     """
-    units = UnitIndex.build(cohort.patient, cohort.train_patients, mechanism.unit)
+    patients = cohort.train_patients if patients is None else patients
+    units = UnitIndex.build(cohort.patient, patients, mechanism.unit)
     if len(units.records) < NUM_RECORDS:
         raise DataError(
             f"The cohort has {len(units.records)} training records; the preflight needs {NUM_RECORDS}. "
@@ -40,7 +54,7 @@ def check_training(config: Config, cohort: Cohort, mechanism: Mechanism) -> Pref
         torch.from_numpy(np.array(cohort.features[rows])),
         torch.from_numpy(np.array(cohort.labels[rows])),
     )
-    wrong = units.findings(cohort.patient, cohort.train_patients, mechanism.unit)
+    wrong = units.findings(cohort.patient, patients, mechanism.unit)
     return PreflightReport(
         (
             *report.findings,

@@ -25,6 +25,7 @@ from dptrain.config import PrivateRecipe, TrainingConfig
 from dptrain.privacy.engine import PrivateEngine, RecordLoss
 from dptrain.privacy.mechanism import Mechanism
 from dptrain.privacy.sampling import poisson_batches
+from dptrain.privacy.secure_random import SecureStream
 from dptrain.privacy.units import UnitIndex
 
 Step = Callable[[], float]
@@ -147,7 +148,7 @@ def unit_batches(
     units: UnitIndex,
     is_member: NDArray[np.bool_],
     max_records: int | None,
-    rng: np.random.Generator,
+    rng: np.random.Generator | SecureStream,
 ) -> Iterator[UnitBatch]:
     """Poisson batches as (record rows, position of each record's unit, sampled units)."""
     records_rng = rng.spawn(1)[0]
@@ -181,10 +182,10 @@ def train_model(
     utility: list[float] = []
     model.train()
     for index in range(1, recipe.num_steps + 1):
-        _set_learning_rate(optimizer, recipe, index)
+        set_learning_rate(optimizer, recipe, index)
         losses.append(step())
         if average is not None:
-            _average(average, model, min(recipe.averaging, index / (index + 9)))
+            average_weights(average, model, recipe, index)
         if index in due:
             model.eval()
             utility.append(evaluate(average if average is not None else model))
@@ -196,7 +197,8 @@ def train_model(
     return TrainedModel(final.eval(), steps, np.array(train_loss), np.array(utility), None)
 
 
-def _set_learning_rate(optimizer: torch.optim.Optimizer, recipe: TrainingConfig | PrivateRecipe, index: int) -> None:
+def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: TrainingConfig | PrivateRecipe, index: int) -> None:
+    """Set the rate of step `index`, counted from 1."""
     if recipe.schedule == "cosine":
         rate = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (index - 1) / recipe.num_steps))
         for group in optimizer.param_groups:
@@ -204,7 +206,11 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, recipe: TrainingConfig 
 
 
 @torch.no_grad()
-def _average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """Exponential moving average of weights (post-processing of what was released: costs no privacy)."""
+def average_weights(
+    average: nn.Module, model: nn.Module, recipe: TrainingConfig | PrivateRecipe, index: int
+) -> None:
+    """Exponential moving average of weights after step `index` (post-processing of what was released: costs no
+    privacy). Early steps have a smaller decay, or the untrained weights would stay in it."""
+    decay = min(recipe.averaging, index / (index + 9))
     for mean, value in zip(average.parameters(), model.parameters(), strict=True):
         mean.lerp_(value.detach(), 1 - decay)
