@@ -21,9 +21,9 @@ from dptrain.audit.matched import Difference, paired_difference
 from dptrain.audit.null import NullDistribution, null_patient_auc
 from dptrain.audit.patients import patient_auc, patient_evidence
 from dptrain.audit.targets import TargetSummary, summarise_attack
-from dptrain.errors import ConfigError, PrivacyError, StudyError
+from dptrain.errors import ConfigError, StudyError
 from dptrain.privacy.tradeoff import tradeoff
-from dptrain.report.contradictions import contradictions
+from dptrain.report.contradictions import GuaranteeRefuted, contradictions, pairs_won
 from dptrain.report.results import (
     FPRS,
     ArmLike,
@@ -52,7 +52,7 @@ def analyse(study: StudyLike) -> StudyResult:
 
     Raises:
         StudyError: no arm is complete.
-        PrivacyError: an attack did better than the guarantee of a private arm allows: the training is broken.
+        GuaranteeRefuted: an attack did better than the guarantee of a private arm allows: the training is broken.
     """
     arms = study.arms()
     if not arms:
@@ -65,6 +65,7 @@ def analyse(study: StudyLike) -> StudyResult:
     labels = np.asarray(cohort.labels)
     results: list[ArmResult] = []
     nulls: list[NullDistribution] = []
+    wins: dict[str, NDArray[np.int64]] = {}
     reference: tuple[Performance, NDArray[np.float64]] | None = None
     for arm in arms:
         logits = study.logits(arm.label)
@@ -76,6 +77,7 @@ def analyse(study: StudyLike) -> StudyResult:
         if arm.label == "none":
             reference = performance, evidence
         nulls.append(null)
+        wins[arm.label] = pairs_won(evidence, membership)
         results.append(
             ArmResult(
                 label=arm.label,
@@ -95,9 +97,9 @@ def analyse(study: StudyLike) -> StudyResult:
                 curves=_curves(study, arm.label),
             )
         )
-    problems = contradictions(results, membership)
-    if problems:
-        raise PrivacyError(problems)
+    refuted = contradictions(results, wins, membership)
+    if refuted:
+        raise GuaranteeRefuted(refuted)
     return StudyResult(
         cohort=cohort.name,
         simulated=cohort.simulated,

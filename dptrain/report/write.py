@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dptrain.report import charts, tensorboard
 from dptrain.report.analysis import analyse
+from dptrain.report.contradictions import GuaranteeRefuted
 from dptrain.report.results import StudyResult
 from dptrain.report.tradeoff import patient_risk_csv, tradeoff_csv, tradeoff_json
 from dptrain.study.atomic import write_bytes, write_text
-from dptrain.study.folder import StudyFolder
+from dptrain.study.folder import REFUTED, StudyFolder
+
+OUTCOME = ("tradeoff.json", "tradeoff.csv", "tradeoff.svg", "tradeoff.png")
+log = logging.getLogger(__name__)
 
 
 def write_report(study_path: str | Path, *, tensorboard_runs: bool = True) -> Path:
@@ -17,10 +25,34 @@ def write_report(study_path: str | Path, *, tensorboard_runs: bool = True) -> Pa
 
     Raises:
         StudyError: no study, no complete arm, or the folder cannot be written.
-        PrivacyError: an attack beats a guarantee; nothing is written.
+        GuaranteeRefuted: an attack beats a guarantee. No outcome is written, an earlier one is withdrawn, and the arm
+            says why (`withdraw`); what was trained is not touched.
     """
     path = Path(study_path)
-    return write_result(path, analyse(StudyFolder.open(path)), tensorboard_runs=tensorboard_runs)
+    study = StudyFolder.open(path)
+    try:
+        result = analyse(study)
+    except GuaranteeRefuted as refuted:
+        withdraw(path, refuted.by_arm)
+        raise
+    for label in study.arm_labels():
+        (path / "arms" / label / REFUTED).unlink(missing_ok=True)
+    return write_result(path, result, tensorboard_runs=tensorboard_runs)
+
+
+def withdraw(path: Path, by_arm: Mapping[str, Sequence[str]]) -> None:
+    """Write `arms/<label>/refuted.txt` for every refuted arm, and remove an outcome that is there: it may show the
+    arm's epsilon as fulfilled, or that of another arm which the same trainer made. It can be drawn again."""
+    for label, lines in by_arm.items():
+        write_text(path / "arms" / label / REFUTED, "\n".join(lines) + "\n")
+    old = [path / name for name in OUTCOME if (path / name).exists()]
+    for file in old:
+        with contextlib.suppress(FileNotFoundError):
+            file.unlink()
+    if (path / "tensorboard").is_dir():
+        shutil.rmtree(path / "tensorboard", ignore_errors=True)
+    if old:
+        log.warning("Removed the outcome of an earlier run, which does not hold: %s.", ", ".join(map(str, old)))
 
 
 def write_result(path: Path, result: StudyResult, *, tensorboard_runs: bool = True) -> Path:

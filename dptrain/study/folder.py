@@ -2,6 +2,7 @@
 
     study.json                       schema, frozen configuration, cohort summary, fingerprints
     arms/<label>/arm.json            mechanism and accounting of an arm, written before it is trained
+    arms/<label>/refuted.txt         only where an attack did better than the arm's guarantee allows: how
     restricted/cohort/*.npy          the cohort's arrays (memory-mapped by workers and reports)
     restricted/membership.npy        (M, P_train) bool
     restricted/blocks/<label>/*.npz  logits, curves and ledgers of finished blocks of models
@@ -32,6 +33,8 @@ from dptrain.study.frozen import difference, fingerprint, freeze
 from dptrain.training.arms import arm_from_label
 
 SCHEMA = 1
+REFUTED = "refuted.txt"
+"""File in an arm's folder: this arm's epsilon does not hold, and why."""
 log = logging.getLogger(__name__)
 OWN_ENTRIES = {"study.json", "arms", "restricted", "release", "report", "hydra", "tensorboard", "dptrain.log"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dptrain.study.blocks import block_models
-from dptrain.study.folder import StudyFolder
+from dptrain.study.folder import REFUTED, StudyFolder
 
 
 def status_text(path: Path) -> str:
@@ -28,6 +28,8 @@ def status_text(path: Path) -> str:
         )
         epsilon = "-" if arm.epsilon is None else f"{arm.epsilon:.3g}"
         state = "complete" if study.is_complete(label) else f"{study.num_models - done} models missing"
+        if (path / "arms" / label / REFUTED).exists():
+            epsilon, state = "refuted", f"its guarantee does not hold: arms/{label}/{REFUTED} says why"
         lines.append(f"{label:<{width}}{done:>12}{epsilon:>12}  {state}")
     if not study.arm_labels():
         lines.append("no arm was begun; run the study's command again")

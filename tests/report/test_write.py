@@ -1,4 +1,4 @@
-"""Everything lands where docs/study.md says; a broken guarantee writes nothing."""
+"""Everything lands where docs/study.md says; of a broken guarantee only the refutation is written."""
 
 from __future__ import annotations
 
@@ -25,9 +25,15 @@ def test_the_whole_outcome_is_written_twice_the_same(result: StudyResult, tmp_pa
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_a_study_whose_guarantee_is_beaten_gets_no_chart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_whose_guarantee_is_beaten_gets_no_chart_and_loses_an_earlier_one(
+    result: StudyResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write.write_result(tmp_path, result)
     leaking = FakeStudy((NONE, EPS_3)).with_arm(EPS_3, num_exposed=60, noise_multiplier=150.0)
     monkeypatch.setattr(write.StudyFolder, "open", lambda path: leaking)
-    with pytest.raises(PrivacyError):
+    with pytest.raises(PrivacyError) as caught:
         write.write_report(tmp_path)
-    assert not list(tmp_path.iterdir())
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert left == ["arms/eps=3/refuted.txt", "restricted/patient_risk.csv"]
+    assert (tmp_path / "arms" / "eps=3" / "refuted.txt").read_text() == str(caught.value) + "\n"
+    assert "SECRET" not in str(caught.value)
