@@ -14,8 +14,10 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from dptrain.cohorts.frame import column_numbers, column_text, read_columns, read_header
-from dptrain.cohorts.table import table_options
+from dptrain.cohorts.columns import named_columns
+from dptrain.cohorts.frame import column_numbers, column_text
+from dptrain.cohorts.manifest import open_manifest, read_manifest
+from dptrain.cohorts.table import EXPECTED, table_options
 from dptrain.config import DataConfig
 from dptrain.errors import DataError
 
@@ -39,12 +41,11 @@ def fit_constants(data: DataConfig) -> str:
 
     Patient, label and split columns are never features. Raises ConfigError and DataError like the reader.
     """
-    options, path = table_options(data)
-    header = read_header(path, options.delimiter)
+    options, _ = table_options(data)
+    manifest = open_manifest(data.path, options, EXPECTED)
+    path, header = manifest.files[0], manifest.columns
     named = [options.patient_column, options.split_column, *options.label_columns]
-    table = read_columns(
-        path, [*header, *(column for column in (*named, *options.group_columns) if column)], options.delimiter
-    )
+    table, _ = read_manifest(manifest, [*header, *named_columns(options)])
     if len(table) == 0:
         raise DataError(f"data.path={path} has a header and no rows.")
     patient = column_text(table[options.patient_column])

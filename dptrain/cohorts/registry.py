@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dptrain.cohorts.breast_cancer import read_breast_cancer
 from dptrain.cohorts.cohort import Cohort
 from dptrain.cohorts.diabetes130 import read_diabetes130
+from dptrain.cohorts.ecg import read_ecg
+from dptrain.cohorts.images import read_images
 from dptrain.cohorts.records import Records, assemble, num_test_patients
 from dptrain.cohorts.sim_ecg import read_sim_ecg
 from dptrain.cohorts.sim_ehr import read_sim_ehr
@@ -22,6 +24,8 @@ from dptrain.options import near_miss
 READERS: dict[str, Callable[[DataConfig], Records]] = {
     "breast_cancer": read_breast_cancer,
     "diabetes130": read_diabetes130,
+    "ecg": read_ecg,
+    "images": read_images,
     "sim_ecg": read_sim_ecg,
     "sim_ehr": read_sim_ehr,
     "table": read_table,

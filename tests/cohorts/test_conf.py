@@ -10,6 +10,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from dptrain.cohorts import ecg, images
 from dptrain.cohorts.breast_cancer import BreastCancerOptions
 from dptrain.cohorts.diabetes130 import Diabetes130Options
 from dptrain.cohorts.manifest import ManifestOptions
@@ -22,6 +23,8 @@ from dptrain.config import DataConfig
 OPTIONS: dict[str, type | tuple[type, ...]] = {
     "breast_cancer": BreastCancerOptions,
     "diabetes130": Diabetes130Options,
+    "ecg": ecg.OPTIONS,
+    "images": images.OPTIONS,
     "sim_ecg": SimEcgOptions,
     "sim_ehr": SimEhrOptions,
     "table": (ManifestOptions, TableOptions),
