@@ -32,13 +32,13 @@ FITS = ("stretch", "crop", "pad")
 class ImageSpec:
     """Options of every data set whose records are images. All numbers are public constants."""
 
-    size: tuple[int, ...] = (64,)
-    """Height and width in pixels, or one number for both."""
+    size: tuple[int, ...] | None = (64,)
+    """Height and width in pixels, or one number for both; null (arrays only, data=npz) keeps theirs."""
     fit: str = "stretch"
     """An image of another aspect ratio is stretched, `crop`: its middle is cut out, `pad`: black is added around it."""
-    channels: int = 1
+    channels: int | None = 1
     """Channels that the model sees. 3 -> 1: grey by ITU-R BT.601. 1 -> n: repeated. Alpha is dropped, palettes are
-    looked up. Anything else is an error: name `select_channels`."""
+    looked up. Anything else is an error: name `select_channels`. null (arrays only) keeps theirs."""
     select_channels: tuple[int, ...] | None = None
     """Take only these channels of each file, in this order, counted from 0 (fluorescence, multispectral TIFF)."""
     frame: int | None = None
@@ -56,11 +56,11 @@ class ImageSpec:
 
     def __post_init__(self) -> None:
         problems: list[str] = []
-        if len(self.size) not in (1, 2) or min(self.size) < 1:
+        if self.size is not None and (len(self.size) not in (1, 2) or min(self.size) < 1):
             problems.append(f"data.size={list(self.size)} must be one whole number >= 1 or [height, width].")
         if self.fit not in FITS:
             problems.append(f"data.fit={self.fit!r} must be one of {', '.join(FITS)}.")
-        if self.channels < 1:
+        if self.channels is not None and self.channels < 1:
             problems.append(f"data.channels={self.channels} must be at least 1.")
         if self.select_channels is not None and (not self.select_channels or min(self.select_channels) < 0):
             problems.append(f"data.select_channels={list(self.select_channels)} must name channels, counted from 0.")
@@ -71,7 +71,7 @@ class ImageSpec:
         if self.window is not None and self.dicom_window:
             problems.append("data.window and data.dicom_window are both set; keep one of them.")
         for name in ("mean", "std"):
-            if len(getattr(self, name)) not in (1, self.channels):
+            if len(getattr(self, name)) not in (1, self.channels or len(getattr(self, name))):
                 problems.append(
                     f"data.{name}={list(getattr(self, name))} must be one number or one for each of "
                     f"data.channels={self.channels}."
@@ -83,15 +83,17 @@ class ImageSpec:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of a decoded image."""
+        """(C, H, W) of a decoded image; size and channels must be set."""
+        assert self.size is not None
+        assert self.channels is not None
         return self.channels, self.size[0], self.size[-1]
 
     @property
     def channel_names(self) -> tuple[str, ...]:
         """`Records.feature_names` of images."""
-        return {1: ("grey",), 3: ("red", "green", "blue")}.get(
-            self.channels, tuple(f"channel {index}" for index in range(self.channels))
-        )
+        channels = self.shape[0]
+        known = {1: ("grey",), 3: ("red", "green", "blue")}
+        return known.get(channels, tuple(f"channel {index}" for index in range(channels)))
 
 
 def undecoded_images(sources: Sequence[Source], spec: ImageSpec, options: DecodeOptions) -> Undecoded:
@@ -113,14 +115,18 @@ def to_array(pixels: Pixels, spec: ImageSpec) -> NDArray[np.float32]:
     """(C, H, W) from pixels (H, W, C): scaling, inversion, channels, size, mean and std."""
     values = _channels(_unit_range(pixels, spec), spec)
     resized = np.stack([_fit(np.ascontiguousarray(values[..., c]), spec) for c in range(values.shape[-1])])
-    if len(resized) < spec.channels:  # one channel, repeated after resizing to resize it once
-        resized = np.repeat(resized, spec.channels, axis=0)
+    if len(resized) < spec.shape[0]:  # one channel, repeated after resizing to resize it once
+        resized = np.repeat(resized, spec.shape[0], axis=0)
     mean, std = (np.array(numbers, dtype=np.float32)[:, None, None] for numbers in (spec.mean, spec.std))
     scaled: NDArray[np.float32] = (resized - mean) / std
     return scaled
 
 
 def _decoder(spec: ImageSpec) -> Decoder:
+    if spec.size is None or spec.channels is None:
+        raise ConfigError(
+            f"data.size={spec.size} and data.channels={spec.channels} must both be set: files may differ in them."
+        )
     library("PIL.Image", "imaging", "Images")
     return Decoder(
         "images", VERSION, dataclasses.asdict(spec), spec.shape, functools.partial(decode_image, spec=spec)
@@ -147,7 +153,7 @@ def _channels(values: NDArray[np.float32], spec: ImageSpec) -> NDArray[np.float3
             raise ValueError(f"it has {found} channels, data.select_channels={asked} asks for more")
         values = values[..., list(spec.select_channels)]
     count = values.shape[-1]
-    if count in (spec.channels, 1):
+    if count in (spec.shape[0], 1):
         return values
     if count == 3 and spec.channels == 1:
         grey: NDArray[np.float32] = (values @ np.array(LUMA, dtype=np.float32))[..., None]

@@ -51,8 +51,8 @@ def read_pixels(source: Source, frame: int | None = None, dicom_window: bool = F
     return _picture(data)
 
 
-def _typed(values: NDArray[Any], inverted: bool = False) -> Pixels:
-    """Pixels whose range is that of their type."""
+def typed_pixels(values: NDArray[Any], inverted: bool = False) -> Pixels:
+    """Pixels (H, W) or (H, W, C) whose range is that of their type. Raises ValueError for other types."""
     values = values[..., None] if values.ndim == 2 else values
     if values.dtype == np.bool_:
         return Pixels(values, 0.0, 1.0, inverted)
@@ -87,7 +87,7 @@ def _picture(data: bytes) -> Pixels:
         values = values[..., :-1]
     if image.mode == "I" and image.format == "PNG":
         values = values.astype(np.uint16)
-    return _typed(values)
+    return typed_pixels(values)
 
 
 def _tiff(data: bytes) -> Pixels:
@@ -114,22 +114,22 @@ def _tiff(data: bytes) -> Pixels:
     if values.ndim > 3:
         raise ValueError(f"its axes are {axes} {values.shape}, expected height, width and at most one more")
     if photometric == tifffile.PHOTOMETRIC.PALETTE and colormap is not None and values.ndim == 2:
-        return _typed(np.moveaxis(np.asarray(colormap)[:, values], 0, -1))
+        return typed_pixels(np.moveaxis(np.asarray(colormap)[:, values], 0, -1))
     if photometric == tifffile.PHOTOMETRIC.RGB and values.ndim == 3 and values.shape[-1] == 4 and page.extrasamples:
         values = values[..., :3]
-    return _typed(values, inverted=photometric == tifffile.PHOTOMETRIC.MINISWHITE)
+    return typed_pixels(values, inverted=photometric == tifffile.PHOTOMETRIC.MINISWHITE)
 
 
 def _npy(data: bytes) -> Pixels:
     values = np.load(io.BytesIO(data), allow_pickle=False)
     if values.ndim == 2:
-        return _typed(values)
+        return typed_pixels(values)
     if values.ndim != 3:
         raise ValueError(f"it has shape {values.shape}, expected (H, W), (H, W, C) or (C, H, W)")
     first, last = values.shape[0], values.shape[-1]
     if first == last:
         raise ValueError(f"it has shape {values.shape}: which axis are the channels? Save it as (H, W, C), C < H")
-    return _typed(np.moveaxis(values, 0, -1) if first < last else values)
+    return typed_pixels(np.moveaxis(values, 0, -1) if first < last else values)
 
 
 def _dicom(data: bytes, frame: int | None, dicom_window: bool) -> Pixels:
@@ -153,12 +153,12 @@ def _dicom(data: bytes, frame: int | None, dicom_window: bool) -> Pixels:
             reason = f"{_first(error)}; {PLUGINS}"
             raise ValueError(f"its transfer syntax {syntax.name} cannot be decoded: {reason}") from error
         if photometric == "PALETTE COLOR":
-            return _typed(pixels.apply_color_lut(values, dataset))
+            return typed_pixels(pixels.apply_color_lut(values, dataset))
         if values.ndim == 3:
-            return _typed(values)
+            return typed_pixels(values)
         inverted = photometric == "MONOCHROME1"
         if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
-            return _typed(values, inverted)
+            return typed_pixels(values, inverted)
         bits, signed = int(dataset.BitsStored), bool(dataset.PixelRepresentation)
         limits = np.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] if signed else [0, 2**bits - 1])
         shown, limits = (_modality(array, dataset, pixels) for array in (values, limits))

@@ -13,6 +13,8 @@ from dptrain.cohorts.cohort import Cohort
 from dptrain.cohorts.diabetes130 import read_diabetes130
 from dptrain.cohorts.ecg import read_ecg
 from dptrain.cohorts.images import read_images
+from dptrain.cohorts.medmnist import read_medmnist
+from dptrain.cohorts.npz import read_npz
 from dptrain.cohorts.records import Records, assemble, num_test_patients
 from dptrain.cohorts.sim_ecg import read_sim_ecg
 from dptrain.cohorts.sim_ehr import read_sim_ehr
@@ -26,6 +28,8 @@ READERS: dict[str, Callable[[DataConfig], Records]] = {
     "diabetes130": read_diabetes130,
     "ecg": read_ecg,
     "images": read_images,
+    "medmnist": read_medmnist,
+    "npz": read_npz,
     "sim_ecg": read_sim_ecg,
     "sim_ehr": read_sim_ehr,
     "table": read_table,

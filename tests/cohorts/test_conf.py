@@ -10,25 +10,34 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from dptrain.cohorts import ecg, images
+from dptrain.cohorts import ecg, images, medmnist, npz
 from dptrain.cohorts.breast_cancer import BreastCancerOptions
+from dptrain.cohorts.decode_cache import DecodeOptions
 from dptrain.cohorts.diabetes130 import Diabetes130Options
+from dptrain.cohorts.ecg_decode import EcgSpec
+from dptrain.cohorts.image_decode import ImageSpec
 from dptrain.cohorts.manifest import ManifestOptions
 from dptrain.cohorts.registry import READERS
 from dptrain.cohorts.sim_ecg import SimEcgOptions
 from dptrain.cohorts.sim_ehr import SimEhrOptions
 from dptrain.cohorts.table import TableOptions
 from dptrain.config import DataConfig
+from dptrain.options import parse_options
 
 OPTIONS: dict[str, type | tuple[type, ...]] = {
     "breast_cancer": BreastCancerOptions,
     "diabetes130": Diabetes130Options,
     "ecg": ecg.OPTIONS,
     "images": images.OPTIONS,
+    "medmnist": medmnist.OPTIONS,
+    "npz": npz.OPTIONS,
     "sim_ecg": SimEcgOptions,
     "sim_ehr": SimEhrOptions,
     "table": (ManifestOptions, TableOptions),
 }
+SHARED = (ImageSpec, EcgSpec, DecodeOptions)
+"""Owners of settings whose defaults are those of the generic readers."""
+GENERIC = ("images", "ecg")
 COMMON = {f.name for f in dataclasses.fields(DataConfig)} - {"options"}
 
 
@@ -40,11 +49,15 @@ def test_every_data_set_has_a_file(repo_root: Path) -> None:
 def test_file_names_every_setting_with_its_default(repo_root: Path, name: str) -> None:
     raw = yaml.safe_load((repo_root / "conf" / "data" / f"{name}.yaml").read_text())
     raw = raw.get("data", raw)  # a data set with a recipe of its own is a package _global_
-    owners = OPTIONS[name] if isinstance(OPTIONS[name], tuple) else (OPTIONS[name],)
-    own = {field.name: field for owner in owners for field in dataclasses.fields(owner)}
+    entry = OPTIONS[name]
+    owners = entry if isinstance(entry, tuple) else (entry,)
+    own = {field.name: (owner, field) for owner in owners for field in dataclasses.fields(owner)}
     assert raw["name"] == name
     assert set(raw) == COMMON | set(own)
-    for key, field in own.items():
+    for key, (owner, field) in own.items():
+        if owner in SHARED and name not in GENERIC:  # a data set may have another size or rate than the generic reader
+            parse_options(owner, {key: raw[key]}, "data")
+            continue
         assert raw[key] == (list(field.default) if isinstance(field.default, tuple) else field.default)
 
 
