@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import io
 import os
+import re
 import time
 import tomllib
 import warnings
@@ -30,6 +31,7 @@ from dptrain.privacy.engine import PrivateEngine
 from dptrain.privacy.ledger import shared_noise
 from dptrain.privacy.prv import MAX_POINTS, prv_bounds
 from dptrain.privacy.sampling import poisson_batches
+from dptrain.privacy.secure_random import SecureStream
 from dptrain.privacy.verify import void_reasons
 from dptrain.study.folder import StudyFolder
 from dptrain.study.runner import begin_arm
@@ -65,14 +67,13 @@ def walk(model, optimizer, loader) -> None:
         optimizer.step()
 
 
-def our_run(batches, mech) -> PrivateEngine:
+def our_run(batches, mech, noise=None) -> PrivateEngine:
     """Steps of dptrain's engine over the given batches of units; one record per unit."""
+    noise = noise or torch.Generator().manual_seed(1)
     features, labels = records(200)
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    engine = PrivateEngine(
-        model, binary_loss, optimizer, mech, torch.Generator().manual_seed(1), np.ones(200, dtype=bool)
-    )
+    engine = PrivateEngine(model, binary_loss, optimizer, mech, noise, np.ones(200, dtype=bool))
     for units in batches:
         engine.step(features[units], labels[units], torch.arange(len(units)), units, 10**6)
     return engine
@@ -225,11 +226,8 @@ def test_secure_mode_needs_a_package_that_cannot_be_had():
     with pytest.raises(ImportError, match="torchcsprng"):
         PrivacyEngine(secure_mode=True)
 
-
-def test_torch_uses_32_bits_of_a_seed():
-    draws = [torch.randn(5, generator=torch.Generator().manual_seed(seed)) for seed in (5, 5 + 2**32, 6)]
-    assert torch.equal(draws[0], draws[1])
-    assert not torch.equal(draws[0], draws[2])
+    mech = mechanism(sampling_rate=1.0, num_steps=3)
+    assert our_run([np.arange(200)] * 3, mech, SecureStream()).ledger.findings(mech) == []
 
 
 def test_every_shadow_model_of_one_seed_gets_the_same_noise(monkeypatch):
@@ -281,8 +279,8 @@ class Payload:
 
 
 def test_checkpoints_run_code_and_forget_the_random_state(tmp_path):
-    """The half of dptrain is tested with `dptrain train`; a model of a fleet has no checkpoint, it is trained as a
-    whole or again from the start."""
+    """The half of dptrain is in `tests/release/test_train.py`; a model of a fleet has no checkpoint, it is trained as
+    a whole or again from the start."""
     features, labels = records(16)
 
     def begin():
@@ -318,6 +316,15 @@ def test_its_wheel_takes_the_names_benchmarks_and_examples():
     targets = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
     assert not {"benchmarks", "examples"} & set(targets["wheel"]["only-include"])
     assert not any((root / name).exists() for name in ("benchmarks", "examples"))
+
+
+def test_the_page_of_pitfalls_names_tests_that_exist():
+    root = Path(__file__).parents[2]
+    named = set(re.findall(r"\btest_\w+", (root / "docs" / "pitfalls.md").read_text()))
+    files = list((root / "tests").rglob("test_*.py"))
+    found = {name for file in files for name in [file.stem, *re.findall(r"def (test_\w+)", file.read_text())]}
+    assert len(named) > 25
+    assert named <= found
 
 
 CHANGES = {
