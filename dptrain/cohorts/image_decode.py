@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from dptrain.cohorts.decode_cache import Decoded, DecodeOptions, Decoder, Undecoded, decode_files, undecoded
 from dptrain.cohorts.extras import library
-from dptrain.cohorts.image_files import Pixels, read_pixels
+from dptrain.cohorts.image_files import read_pixels
+from dptrain.cohorts.pixels import Pixels
 from dptrain.cohorts.sources import Source
 from dptrain.errors import ConfigError
 

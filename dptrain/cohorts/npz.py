@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dptrain.cohorts.cached_array import cache_root, cached_array
 from dptrain.cohorts.cohort import Task
-from dptrain.cohorts.decode_cache import Decoded, DecodeOptions, Undecoded, cache_root, cached_array
+from dptrain.cohorts.decode_cache import Decoded, DecodeOptions, Undecoded
 from dptrain.cohorts.image_decode import VERSION, ImageSpec, to_array
-from dptrain.cohorts.image_files import typed_pixels
 from dptrain.cohorts.npz_arrays import NpzArray, npz_array, npz_keys, read_chunks, read_whole
+from dptrain.cohorts.pixels import typed_pixels
 from dptrain.cohorts.records import Records
 from dptrain.cohorts.sources import Source, content_digest
 from dptrain.config import DataConfig
@@ -218,7 +219,8 @@ def _undecoded(images: Sequence[NpzArray], spec: ImageSpec, decoding: DecodeOpti
             progress.close()
             return {}
 
-        entry = cached_array(cache_root(decoding), digest.hexdigest(), (len(rows), *spec.shape), fill, "images")
+        root = cache_root(decoding.cache_dir)
+        entry = cached_array(root, digest.hexdigest(), (len(rows), *spec.shape), fill, "images")
         return Decoded(np.load(entry / "features.npy", mmap_mode="r"), np.ones(len(rows), dtype=bool))
 
     return Undecoded(read, np.arange(int(starts[-1])))

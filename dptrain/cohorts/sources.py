@@ -62,7 +62,7 @@ def read_bytes(source: Source) -> bytes:
             raise FileNotFoundError("there is no such file") from None
         except IsADirectoryError:
             raise IsADirectoryError("it is a folder") from None
-    return _archive(source.path, os.getpid()).read(_member(source))
+    return _archive(source.path).read(_member(source))
 
 
 def exists(source: Source) -> bool:
@@ -92,24 +92,32 @@ def content_digest(source: Source) -> bytes:
     return digest.digest()
 
 
-def stat_signature(source: Source) -> tuple[int | str, ...]:
-    """What changes whenever somebody writes to the file, found without reading it. The times are in nanoseconds."""
+def stat_signature(source: Source) -> tuple[int, ...]:
+    """Size, times of writing and of any change (nanoseconds) and inode of the file or zip.
+
+    Found without reading it, and different after anybody wrote to it.
+    """
     status = source.path.stat()
-    return (str(source), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 def _member(source: Source) -> zipfile.ZipInfo:
     assert source.member is not None
     try:
-        return _archive(source.path, os.getpid()).getinfo(source.member)
+        return _archive(source.path).getinfo(source.member)
     except KeyError:
         raise FileNotFoundError("the zip has no such member") from None
 
 
-@functools.lru_cache(maxsize=16)
-def _archive(path: Path, process: int) -> zipfile.ZipFile:
-    """An open zip; one per process, because forked processes would share the position in the file."""
+def _archive(path: Path) -> zipfile.ZipFile:
     try:
-        return zipfile.ZipFile(path)
+        return _opened(path, os.getpid(), stat_signature(Source(path)))
     except FileNotFoundError:
         raise FileNotFoundError("there is no such zip") from None
+
+
+@functools.lru_cache(maxsize=16)
+def _opened(path: Path, process: int, signature: tuple[int, ...]) -> zipfile.ZipFile:
+    """An open zip: one per process, because forked processes would share the position in the file, and none that is
+    older than the file."""
+    return zipfile.ZipFile(path)
