@@ -15,17 +15,31 @@ from torch import nn
 
 from dptrain.config import ModelConfig
 from dptrain.errors import ConfigError
+from dptrain.models.ecg_transformer import build_ecg_transformer
 from dptrain.models.linear import build_linear
+from dptrain.models.linear_probe import build_linear_probe
 from dptrain.models.mlp import build_mlp
+from dptrain.models.monai_nets import build_monai
+from dptrain.models.resnet1d import build_resnet1d
+from dptrain.models.small_cnn import build_small_cnn
 from dptrain.models.tab_resnet import build_tab_resnet
+from dptrain.models.vit import build_vit
+from dptrain.models.wrn import build_wrn
 from dptrain.options import near_miss
 
 Builder = Callable[[Mapping[str, Any], tuple[int, ...], int], nn.Module]
 
 BUILDERS: dict[str, Builder] = {
+    "ecg_transformer": build_ecg_transformer,
     "linear": build_linear,
+    "linear_probe": build_linear_probe,
     "mlp": build_mlp,
+    "monai": build_monai,
+    "resnet1d": build_resnet1d,
+    "small_cnn": build_small_cnn,
     "tab_resnet": build_tab_resnet,
+    "vit": build_vit,
+    "wrn": build_wrn,
 }
 
 
