@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def cache_root(cache_dir: str | None) -> Path:
-    """The folder of entries below `cache_dir`, created with mode 0700; None is $XDG_CACHE_HOME/dptrain or ~/.cache/dptrain.
+    """The folder of entries below `cache_dir` (None: dptrain in $XDG_CACHE_HOME or ~/.cache), created with mode 0700.
 
     Raises ConfigError if it cannot be created.
     """

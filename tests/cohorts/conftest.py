@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,16 +136,89 @@ def table_config(visits_csv: Path) -> Callable[..., DataConfig]:
     return make
 
 
+@pytest.fixture(scope="session", autouse=True)
+def decode_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Nothing is decoded into the home of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's own folder: 90 images of 70 patients as PNG, and `images.csv`. Sick images have a bright square."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(2)
+    patient = np.concatenate([np.arange(70), rng.integers(0, 70, 20)])
+    sick = rng.random(90) < 0.4
+    for row in range(90):
+        pixels = rng.integers(0, 120, (20, 24)).astype(np.uint8)
+        pixels[5:12, 6:15] += np.uint8(100 * sick[row])
+        Image.fromarray(pixels).save(folder / f"{row:03d}.png")
+    table = {
+        "picture": [f"{row:03d}.png" for row in range(90)], "mrn": [f"MRN{p:05d}" for p in patient],
+        "sick": sick.astype(int), "age": rng.integers(20, 90, 90), "set": np.where(patient < 50, "train", "test"),
+    }  # fmt: skip
+    pd.DataFrame(table).to_csv(folder / "images.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ecg_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's own folder: 80 ECGs of 60 patients as .npy with two leads at 50 Hz, and `ecgs.tsv`."""
+    folder = tmp_path_factory.mktemp("ecgs")
+    rng = np.random.default_rng(3)
+    patient = np.concatenate([np.arange(60), rng.integers(0, 60, 20)])
+    fast = rng.random(80) < 0.4
+    for row in range(80):
+        time = np.arange(100) / 50
+        beat = np.sin(2 * np.pi * (2.0 if fast[row] else 1.0) * time)
+        np.save(folder / f"{row:03d}.npy", np.stack([beat, -beat / 2]) + rng.normal(0, 0.05, (2, 100)))
+    table = {"file": [f"{row:03d}.npy" for row in range(80)], "pid": [f"ECGP{p:05d}" for p in patient],
+             "fast": fast.astype(int), "sex": rng.choice(["F", "M"], 60)[patient]}  # fmt: skip
+    pd.DataFrame(table).to_csv(folder / "ecgs.tsv", index=False, sep="\t")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def npz_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 images in the layout of breastmnist: uint8, labels (N, 1)."""
+    rng = np.random.default_rng(4)
+    arrays = {}
+    for part, count in (("train", 70), ("val", 10), ("test", 40)):
+        labels = rng.integers(0, 2, (count, 1)).astype(np.uint8)
+        arrays[f"{part}_labels"] = labels
+        arrays[f"{part}_images"] = (rng.integers(0, 100, (count, 8, 8)) + 100 * labels[:, :, None]).astype(np.uint8)
+    path = tmp_path_factory.mktemp("npz") / "breastmnist.npz"
+    np.savez(path, **arrays)
+    return path
+
+
 COHORTS = ("breast_cancer", "diabetes130", "table", "table_multiclass", "table_multilabel", "table_with_split",
-           "sim_ehr", "sim_ecg")  # fmt: skip
+           "sim_ehr", "sim_ecg", "sim_imaging", "images", "images_with_split", "ecg", "npz", "medmnist")  # fmt: skip
 
 
 @pytest.fixture(params=COHORTS)
 def data_config(
-    request: pytest.FixtureRequest, diabetes_zip: Path, table_config: Callable[..., DataConfig]
+    request: pytest.FixtureRequest, diabetes_zip: Path, table_config: Callable[..., DataConfig], image_folder: Path,
+    ecg_folder: Path, npz_file: Path,
 ) -> DataConfig:
     """One configuration of every reader; add yours here and it inherits the contract."""
+    pictures = {"patient_column": "mrn", "path_column": "picture", "label_columns": "sick", "size": 8}
+    signals = {"patient_column": "pid", "path_column": "file", "label_columns": "fast", "group_columns": "sex",
+               "leads": ["II", "I"], "file_leads": ["I", "II"], "file_sampling_rate": 50, "unit": "mV",
+               "sampling_rate": 25, "duration_s": 2}  # fmt: skip
+    bands = {"group_columns": "age", "group_bands": {"age": [40, 60]}}
     return {
+        "images": DataConfig("images", 50, path=str(image_folder / "images.csv"), options={**pictures, **bands}),
+        "images_with_split": DataConfig("images", 50, path=str(image_folder / "images.csv"),
+                                        options={**pictures, "split_column": "set", "channels": 3}),
+        "ecg": DataConfig("ecg", 42, path=str(ecg_folder / "ecgs.tsv"), options=signals),
+        "npz": DataConfig("npz", 80, path=str(npz_file), options={"size": None, "channels": None}),
+        "medmnist": DataConfig("medmnist", 546, path=str(npz_file), options={"flag": "breastmnist", "size": 4}),
         "breast_cancer": DataConfig("breast_cancer", 399),
         "diabetes130": DataConfig("diabetes130", 60, path=str(diabetes_zip)),
         "table": table_config(),
@@ -153,5 +226,6 @@ def data_config(
         "table_multilabel": table_config(label_columns=["died", "sepsis"]),
         "table_with_split": table_config(split_column="fold"),
         "sim_ecg": DataConfig("sim_ecg", 70, options={"num_patients": 100, "duration_s": 1, "labels": "binary"}),
+        "sim_imaging": DataConfig("sim_imaging", 70, options={"num_patients": 100, "image_size": 32}),
         "sim_ehr": DataConfig("sim_ehr", 70, records_per_patient=2.0, options={"num_patients": 100}),
     }[request.param]

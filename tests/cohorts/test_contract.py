@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dptrain.cohorts.cohort import TASKS, Cohort
+from dptrain.cohorts.decode_cache import Undecoded
 from dptrain.cohorts.records import assemble
 from dptrain.cohorts.registry import READERS, load_cohort, nominal_train_patients
 from dptrain.config import DataConfig
@@ -103,6 +104,9 @@ def test_subset_keeps_all_records_of_its_patients(data_config: DataConfig) -> No
 
 def test_inputs_are_not_changed(data_config: DataConfig) -> None:
     records = READERS[data_config.name](data_config)
+    if isinstance(records.features, Undecoded):
+        records = dataclasses.replace(records, features=records.features.decode().features)
+    assert isinstance(records.features, np.ndarray)
     before = records.features.copy(), records.labels.copy(), records.patient_ids.copy()
     assemble("x", records, 0, None, 0.3)
     for now, then in zip((records.features, records.labels, records.patient_ids), before, strict=True):
