@@ -18,6 +18,7 @@ from dptrain.cohorts.npz import read_npz
 from dptrain.cohorts.records import Records, assemble, num_test_patients
 from dptrain.cohorts.sim_ecg import read_sim_ecg
 from dptrain.cohorts.sim_ehr import read_sim_ehr
+from dptrain.cohorts.sim_imaging import read_sim_imaging
 from dptrain.cohorts.table import read_table
 from dptrain.config import DataConfig
 from dptrain.errors import ConfigError
@@ -32,6 +33,7 @@ READERS: dict[str, Callable[[DataConfig], Records]] = {
     "npz": read_npz,
     "sim_ecg": read_sim_ecg,
     "sim_ehr": read_sim_ehr,
+    "sim_imaging": read_sim_imaging,
     "table": read_table,
 }
 

@@ -141,6 +141,10 @@ class Patients:
         """The same patients with a part of the records, for work in pieces."""
         return dataclasses.replace(self, patient=self.patient[part], visit=self.visit[part])
 
+    def of_patients(self, numbers: NDArray[np.int64]) -> Patients:
+        """One row for each of these patients, to draw what belongs to the patient and not to a record."""
+        return dataclasses.replace(self, patient=numbers, visit=np.zeros_like(numbers))
+
     def groups(self) -> dict[str, NDArray[np.str_]]:
         """Group attributes, each (N,) per record as `Records` has them."""
         band = np.array([name for _, name in AGE_BANDS])[np.digitize(self.age, [age for age, _ in AGE_BANDS])]

@@ -20,6 +20,7 @@ from dptrain.cohorts.manifest import ManifestOptions
 from dptrain.cohorts.registry import READERS
 from dptrain.cohorts.sim_ecg import SimEcgOptions
 from dptrain.cohorts.sim_ehr import SimEhrOptions
+from dptrain.cohorts.sim_imaging import SimImagingOptions
 from dptrain.cohorts.table import TableOptions
 from dptrain.config import DataConfig
 from dptrain.options import parse_options
@@ -33,6 +34,7 @@ OPTIONS: dict[str, type | tuple[type, ...]] = {
     "npz": npz.OPTIONS,
     "sim_ecg": SimEcgOptions,
     "sim_ehr": SimEhrOptions,
+    "sim_imaging": SimImagingOptions,
     "table": (ManifestOptions, TableOptions),
 }
 SHARED = (ImageSpec, EcgSpec, DecodeOptions)
