@@ -280,6 +280,26 @@ class AttackConfig:
 
 
 @dataclass(frozen=True)
+class BaselineConfig:
+    """Logistic regression trained beside the arms with the same target: what the simplest model gives at that privacy.
+    Its performance stands in every table; it is not attacked."""
+
+    num_models: int = 16
+    """Models per arm, on the first rows of the membership; 0 leaves the baseline out."""
+    recipe: PrivateRecipe = field(
+        default_factory=lambda: PrivateRecipe(learning_rate=2.0, num_steps=20, sampling_rate=1.0, schedule="cosine")
+    )
+    """Its private recipe. The arm `none` has the usual one (`training`)."""
+
+    def __post_init__(self) -> None:
+        if self.num_models < 0 or self.num_models % 2:
+            raise ConfigError(
+                f"baseline.num_models={self.num_models} must be even and >= 0: models come in twins. 0 leaves the "
+                "baseline out."
+            )
+
+
+@dataclass(frozen=True)
 class ReleaseConfig:
     """`dptrain train`: the model to release. A study does not read these settings."""
 
@@ -330,6 +350,7 @@ class Config:
     privacy: PrivacyConfig
     fleet: FleetConfig
     attack: AttackConfig
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
     release: ReleaseConfig = field(default_factory=ReleaseConfig)
     seed: int = 0
     """Root of the seed tree. Two studies with the same root and configuration are the same study."""

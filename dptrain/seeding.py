@@ -31,6 +31,7 @@ PURPOSES = frozenset(
         "folds",
         "population",
         "canary",
+        "baseline",
         "preflight",
     }
 )

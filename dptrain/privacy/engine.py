@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dptrain.errors import PrivacyError
 from dptrain.privacy.ledger import Ledger
 from dptrain.privacy.mechanism import Mechanism
 from dptrain.privacy.secure_random import SecureStream
@@ -98,6 +99,7 @@ class PrivateEngine:
             self._optimizer = DPOptimizer(optimizer, generator=noise, **settings)
         self._optimizer.attach_step_hook(self._measure)
         self._noise_norm = self._sum_norm = math.nan
+        self._is_inside_step = False
 
     @property
     def params(self) -> list[nn.Parameter]:
@@ -114,6 +116,12 @@ class PrivateEngine:
         units (B,) sampled units. `max_records` bounds the records of one forward pass; a unit is never split, so a
         unit with more records than that gets a pass of its own.
         """
+        if self._is_inside_step:
+            raise PrivacyError(
+                "The last step failed half-way, and its clipped sums may still be in memory: a further step would add "
+                "them to its own. This engine cannot go on; start the training again."
+            )
+        self._is_inside_step = True
         self._optimizer.zero_grad(set_to_none=True)
         passes = list(_cut_at_units(owner, max_records)) if len(units) else []
         loss_sum = 0.0
@@ -138,6 +146,7 @@ class PrivateEngine:
             self._sum_norm,
             sum(param.numel() for param in self.params),
         )
+        self._is_inside_step = False
         return loss_sum / max(len(owner), 1)
 
     def _measure(self, optimizer: DPOptimizer) -> None:
@@ -172,11 +181,12 @@ class PrivateEngine:
             samples = [sample.masked_fill(~finite.view(-1, *[1] * (sample.dim() - 1)), 0.0) for sample in samples]
         _, position, counts = torch.unique_consecutive(owner, return_inverse=True, return_counts=True)
         if len(counts) < len(owner):
-            weight = 1.0 / counts.to(samples[0].dtype)
+            # Weighted first and added then: the mean of finite numbers is finite, their sum may not be.
+            weight = (1.0 / counts.to(samples[0].dtype))[position]
             samples = [
-                sample.new_zeros((len(counts), *sample.shape[1:]))
-                .index_add_(0, position, sample)
-                .mul_(weight.view(-1, *[1] * (sample.dim() - 1)))
+                sample.new_zeros((len(counts), *sample.shape[1:])).index_add_(
+                    0, position, sample * weight.view(-1, *[1] * (sample.dim() - 1))
+                )
                 for sample in samples
             ]
         for param, sample in zip(self.params, samples, strict=True):

@@ -41,6 +41,10 @@ NOISE_VALUES = 2048
 UNIT_SIZES = (3, 2, 1, 1, 1)
 """Records per unit in the probe: units with several records, whatever the data look like."""
 NUM_RECORDS = sum(UNIT_SIZES)
+CROWD = 64
+"""Records of the one large batch that the preflight tries."""
+CROWD_VALUES = 2**27
+"""Per-record gradient values (512 MiB) that this batch may need; it is made smaller, or left out, for larger models."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,18 @@ class _Batch:
         rows = torch.cat([torch.nonzero(self.owner == unit).flatten() for unit in units]) if units else self.owner[:0]
         owner = torch.cat([torch.full((int((self.owner == u).sum()),), i) for i, u in enumerate(units)] or [rows])
         return _Batch(self.features[rows], self.labels[rows], owner, self.units[units])
+
+
+    def repeat(self, copies: int) -> _Batch:
+        """So many copies of every unit, each a unit of its own."""
+        num_units = len(self.units)
+        shift = torch.arange(copies).repeat_interleave(len(self.owner)) * num_units
+        return _Batch(
+            torch.cat([self.features] * copies),
+            torch.cat([self.labels] * copies),
+            self.owner.repeat(copies) + shift,
+            np.tile(self.units, copies),
+        )
 
 
 class _Probe:
@@ -323,6 +339,17 @@ def _independence(probe: _Probe, batch: _Batch) -> Outcome:
             share,
             f"{how} clipping, the step of {len(alone)} units differs from the sum of the units' own steps by "
             f"{share * EQUAL:.2g} of its norm.",
+        )
+    # A layer may mix records only where there are many: a step of as many copies as memory allows.
+    num_values = sum(param.numel() for param in probe.model.parameters() if param.requires_grad) * len(batch.features)
+    copies = min(CROWD // len(batch.features), CROWD_VALUES // max(num_values, 1))
+    if copies > 1:
+        crowd = probe.sum(batch.repeat(copies), _unclipped(gradients))
+        share = _difference(crowd, copies * gradients.sum(0))
+        yield (
+            share,
+            f"with {copies} copies of every unit, the step differs from as many times one copy by {share * EQUAL:.2g} "
+            "of its norm.",
         )
 
 

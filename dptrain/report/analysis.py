@@ -29,6 +29,7 @@ from dptrain.report.results import (
     ArmLike,
     ArmResult,
     AttackResult,
+    BaselineResult,
     CapResult,
     Curves,
     Estimate,
@@ -95,6 +96,8 @@ def analyse(study: StudyLike) -> StudyResult:
                 paired=paired,
                 cap=_cap(arm, unit_is_patient=arm.unit == "patient" or len(train_rows) == membership.shape[1]),
                 curves=_curves(study, arm.label),
+                baseline=_baseline(study, arm.label, logits, membership, test_rows, test_patient),
+                patient_level=arm.patient_level,
             )
         )
     refuted = contradictions(results, wins, membership)
@@ -144,6 +147,36 @@ def _utility(performance: Performance, metric: str, pair_M: NDArray[np.int64]) -
         mean_interval(performance, pair_M),
         float(performance.auroc_M.std(ddof=1)),
         tuple(float(value) for value in performance.auroc_M),
+    )
+
+
+def _baseline(
+    study: StudyLike,
+    label: str,
+    logits: NDArray[np.float32],
+    membership: NDArray[np.bool_],
+    test_rows: NDArray[np.int64],
+    test_patient: NDArray[np.int64],
+) -> BaselineResult | None:
+    """Performance of the logistic regressions beside an arm; differences are taken on the models that both have."""
+    record = study.baseline(label)
+    if record is None:
+        return None
+    cohort = study.cohort()
+    labels = np.asarray(cohort.labels)[test_rows]
+    theirs_logits = study.logits(record.label)
+    num_models = len(theirs_logits)
+    pairs = model_units(membership[:num_models])
+    theirs = measure(theirs_logits[:, test_rows], labels, test_patient, cohort.task)
+    ours = measure(logits[:num_models, test_rows], labels, test_patient, cohort.task)
+    return BaselineResult(
+        num_models=num_models,
+        epsilon=record.epsilon,
+        noise_multiplier=record.noise_multiplier,
+        sampling_rate=record.sampling_rate,
+        num_steps=record.num_steps,
+        utility=_utility(theirs, METRIC_NAMES[cohort.task], pairs),
+        difference=difference_interval(ours, theirs, pairs),
     )
 
 

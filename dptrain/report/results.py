@@ -48,6 +48,8 @@ class ArmLike(Protocol):
     def unit(self) -> str: ...
     @property
     def num_parameters(self) -> int: ...
+    @property
+    def patient_level(self) -> dict[str, Any] | None: ...
 
 
 class StudyLike(Protocol):
@@ -58,6 +60,7 @@ class StudyLike(Protocol):
     def cohort(self) -> Cohort: ...
     def membership(self) -> NDArray[np.bool_]: ...
     def arms(self) -> list[Any]: ...
+    def baseline(self, label: str) -> Any: ...
     def logits(self, label: str) -> NDArray[np.float32]: ...
     def curves(self, label: str) -> dict[str, NDArray[np.float64]]: ...
 
@@ -144,6 +147,21 @@ class CapResult:
 
 
 @dataclass(frozen=True)
+class BaselineResult:
+    """Logistic regression beside an arm: the same target, patients and test, its own recipe. It is not attacked."""
+
+    num_models: int
+    epsilon: float | None
+    """None beside the arm `none`."""
+    noise_multiplier: float | None
+    sampling_rate: float | None
+    num_steps: int
+    utility: UtilityResult
+    difference: Estimate
+    """The arm's performance minus the baseline's, on the same test patients and training halves."""
+
+
+@dataclass(frozen=True)
 class Curves:
     """Training curves of an arm."""
 
@@ -178,6 +196,10 @@ class ArmResult:
     cap: CapResult | None
     """None without DP, and where the guarantee is for records but patients have several."""
     curves: Curves
+    baseline: BaselineResult | None = None
+    """None for the controls and where the study was made without."""
+    patient_level: Mapping[str, Mapping[str, float]] | None = None
+    """With records as the unit: `records` and `epsilon` of patients with all records, at p50, p90, p99 and max."""
 
     @property
     def is_private(self) -> bool:

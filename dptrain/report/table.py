@@ -35,6 +35,7 @@ def _cells(result: StudyResult) -> tuple[list[str], list[list[str]]]:
         "arm",
         "epsilon",
         "AUROC (95%)",
+        "LR",
         "attack AUC",
         "limit",
         "p99",
@@ -49,6 +50,7 @@ def _row(arm: ArmResult) -> list[str]:
         arm.label,
         "-" if arm.epsilon is None else f"{arm.epsilon:.3f}",
         _interval(arm.utility.mean),
+        "-" if arm.baseline is None else f"{arm.baseline.utility.mean.value:.3f}",
         f"{arm.attack.auc.value:.3f}",
         "-" if arm.cap is None else f"{arm.cap.auc:.3f}",
         f"{arm.risk.p99.value:.3f}",
@@ -72,11 +74,19 @@ def _count(arm: ArmResult, threshold: float) -> str:
 
 def _notes(result: StudyResult) -> list[str]:
     notes = [
+        "LR: AUROC of logistic regression with the same privacy, the simplest model.",
         "attack AUC: average patient, 0.5 = guessing.  limit: largest that the guarantee allows.",
         "p99: patient AUC that the most exposed 1% of patients reach; chance alone shows "
         f"{result.arms[0].risk.null_p99.value:.3f}.",
         "Column >=0.9: patients with a patient AUC of at least 0.9 [expected if nothing leaked].",
     ]
+    for arm in result.arms:
+        if arm.patient_level is not None:
+            level = arm.patient_level
+            notes.append(
+                f"{arm.label} protects single records; a patient with the most records ({level['records']['max']}): "
+                f"epsilon {level['epsilon']['max']:.3f}."
+            )
     if any(not arm.exposed(t).resolvable for arm in result.arms for t in (_SECOND_THRESHOLD, HEADLINE_THRESHOLD)):
         notes.append(f"n/r: not resolvable with {result.num_models} models; train more (fleet.num_models).")
     return notes

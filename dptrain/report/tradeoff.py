@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dptrain.audit.counts import ExposedCount
-from dptrain.report.results import ArmResult, CapResult, Estimate, PairedResult, StudyResult
+from dptrain.report.results import ArmResult, BaselineResult, CapResult, Estimate, PairedResult, StudyResult
 
 SCHEMA = 1
 """Raised when a key of tradeoff.json is renamed, removed or changes its meaning."""
@@ -68,6 +68,25 @@ def _arm(arm: ArmResult) -> dict[str, Any]:
         "risk": _risk(arm),
         "paired": None if arm.paired is None else _paired(arm.paired),
         "cap": None if arm.cap is None else _cap(arm.cap),
+        "baseline": None if arm.baseline is None else _baseline(arm.baseline),
+        **({} if arm.patient_level is None else {"patient_level": {k: dict(v) for k, v in arm.patient_level.items()}}),
+    }
+
+
+def _baseline(baseline: BaselineResult) -> dict[str, Any]:
+    return {
+        "name": "logistic regression",
+        "num_models": baseline.num_models,
+        "epsilon": baseline.epsilon,
+        "noise_multiplier": baseline.noise_multiplier,
+        "sampling_rate": baseline.sampling_rate,
+        "num_steps": baseline.num_steps,
+        "utility": {
+            "metric": baseline.utility.metric,
+            **_named("mean", baseline.utility.mean),
+            "sd": _number(baseline.utility.sd),
+        },
+        **_named("difference", baseline.difference),
     }
 
 
@@ -173,7 +192,7 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in content.items():
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{key}.")
-        elif not isinstance(value, list) and not (value is None and key in ("paired", "cap")):
+        elif not isinstance(value, list) and not (value is None and key in ("paired", "cap", "baseline")):
             flat[prefix + key] = value
     return flat
 

@@ -28,11 +28,13 @@ from dptrain.cohorts.membership import draw_membership
 from dptrain.config import Config, parse_config
 from dptrain.errors import StudyError
 from dptrain.study.atomic import make_folder, write_array, write_json
-from dptrain.study.blocks import block_path, num_blocks, read_block
+from dptrain.study.blocks import block_models, block_path, num_blocks, read_block
 from dptrain.study.frozen import difference, fingerprint, freeze
 from dptrain.training.arms import arm_from_label
 
 SCHEMA = 1
+BASELINE = "baseline/"
+"""Before the label of an arm: the logistic regressions that stand beside it."""
 REFUTED = "refuted.txt"
 """File in an arm's folder: this arm's epsilon does not hold, and why."""
 log = logging.getLogger(__name__)
@@ -67,6 +69,9 @@ class ArmRecord:
     """Epsilon by each accountant; None without DP."""
     mechanism: dict[str, Any] | None
     """All parameters of the mechanism; None for none."""
+    patient_level: dict[str, Any] | None = None
+    """With records as the unit: `records` and `epsilon` of patients with all their records at p50, p90, p99 and max.
+    RESTRICTED to the house as a statistic of private data; None otherwise."""
 
 
 @dataclass(frozen=True)
@@ -179,11 +184,6 @@ class StudyFolder:
         """M."""
         return int(self.settings["fleet"]["num_models"])
 
-    @property
-    def num_blocks(self) -> int:
-        """Blocks per arm."""
-        return num_blocks(self.num_models, self.block_size)
-
     def config(self) -> Config:
         """The frozen configuration as a `Config` (the free settings have neutral values)."""
         raw = json.loads(json.dumps(self.settings))
@@ -210,30 +210,55 @@ class StudyFolder:
 
         return sorted(found, key=place)
 
+    def models(self, label: str, index: int) -> range:
+        """Models of a block of an arm or of a baseline."""
+        return block_models(index, self._num_models_of(label), self.block_size)
+
+    def blocks(self, label: str) -> range:
+        """Indices of all blocks of an arm or of a baseline."""
+        return range(num_blocks(self._num_models_of(label), self.block_size))
+
+    def _num_models_of(self, label: str) -> int:
+        if label.startswith(BASELINE):
+            return min(self.num_models, int(self.settings["baseline"]["num_models"]))
+        return self.num_models
+
     def finished_blocks(self, label: str) -> list[int]:
-        """Indices of the finished blocks of an arm."""
-        return [index for index in range(self.num_blocks) if block_path(self.path, label, index).exists()]
+        """Indices of the finished blocks of an arm or of a baseline."""
+        return [index for index in self.blocks(label) if block_path(self.path, label, index).exists()]
 
     def is_complete(self, label: str) -> bool:
         """Whether every model of the arm is there."""
-        return len(self.finished_blocks(label)) == self.num_blocks
+        return len(self.finished_blocks(label)) == len(self.blocks(label))
 
     def arm(self, label: str) -> ArmRecord:
-        """The record of an arm that was begun."""
-        content = json.loads((self.path / "arms" / label / "arm.json").read_text())
-        return ArmRecord(**content)
+        """The record of an arm, or of a baseline, that was begun."""
+        return ArmRecord(**json.loads(self.arm_path(label).read_text()))
+
+    def baseline(self, label: str) -> ArmRecord | None:
+        """The logistic regressions beside an arm; None if there are none or not all of them are there."""
+        name = f"{BASELINE}{label}"
+        if not self.arm_path(name).exists() or not self.blocks(name) or not self.is_complete(name):
+            return None
+        return self.arm(name)
+
+    def arm_path(self, label: str) -> Path:
+        """Where the record of an arm, or of a baseline, lies."""
+        if label.startswith(BASELINE):
+            return self.path / "arms" / label.removeprefix(BASELINE) / "baseline.json"
+        return self.path / "arms" / label / "arm.json"
 
     def arms(self) -> list[ArmRecord]:
         """Complete arms."""
         return [self.arm(label) for label in self.arm_labels() if self.is_complete(label)]
 
     def logits(self, label: str) -> NDArray[np.float32]:
-        """(M, N, K) logits of every model on every record."""
-        return np.concatenate([self._block(label, index)["logits"] for index in range(self.num_blocks)])
+        """(M, N, K) logits of every model of an arm or a baseline on every record."""
+        return np.concatenate([self._block(label, index)["logits"] for index in self.blocks(label)])
 
     def curves(self, label: str) -> dict[str, NDArray[np.float64]]:
         """`step` (E,), `train_loss` and `utility` (M, E), and `epsilon` (E,) for private arms."""
-        blocks = [self._block(label, index) for index in range(self.num_blocks)]
+        blocks = [self._block(label, index) for index in self.blocks(label)]
         curves = {name: np.concatenate([block[name] for block in blocks]) for name in ("train_loss", "utility")}
         curves["step"] = blocks[0]["step"]
         epsilon = self.path / "arms" / label / "epsilon.npy"
@@ -243,7 +268,7 @@ class StudyFolder:
 
     def ledgers(self, label: str) -> list[dict[str, Any]]:
         """What ran, model by model; empty for arms without clipping."""
-        blocks = [self._block(label, index) for index in range(self.num_blocks)]
+        blocks = [self._block(label, index) for index in self.blocks(label)]
         return [ledger for block in blocks for ledger in json.loads(str(block["ledgers"]))]
 
     def _block(self, label: str, index: int) -> dict[str, NDArray[Any]]:

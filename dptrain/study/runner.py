@@ -24,18 +24,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from dptrain.cohorts.cohort import Cohort
 from dptrain.cohorts.registry import load_cohort, nominal_train_patients
-from dptrain.config import Config, to_dict
+from dptrain.config import Config, ModelConfig, to_dict
 from dptrain.errors import PrivacyError, StudyError
 from dptrain.models.registry import build_model, num_parameters
 from dptrain.privacy.accounting import epsilon_spent
 from dptrain.privacy.ledger import shared_noise
 from dptrain.privacy.mechanism import Mechanism
+from dptrain.privacy.patient_level import cohort_patient_level
 from dptrain.privacy.verify import void_reasons
 from dptrain.progress import Progress
+from dptrain.seeding import stream_seed
 from dptrain.study.atomic import write_array, write_json
-from dptrain.study.blocks import block_models, block_path, claim, set_aside_if_damaged, write_block
-from dptrain.study.folder import ArmRecord, StudyFolder
+from dptrain.study.blocks import block_path, claim, set_aside_if_damaged, write_block
+from dptrain.study.folder import BASELINE, ArmRecord, StudyFolder
 from dptrain.training.allocator import keep_freed_memory
 from dptrain.training.arms import Arm, arm_from_label, arms_of_run, build_mechanism
 from dptrain.training.check import check_delta, check_training
@@ -61,12 +64,14 @@ def prepare_study(config: Config) -> StudyFolder:
 def run_study(config: Config) -> StudyFolder:
     """Bring the study to where every arm that this run asks for is complete."""
     study = prepare_study(config)
-    arms = arms_of_run(config.privacy)
-    for arm in arms:
-        begin_arm(study, arm)
-    check_private_arms(study, [arm.label for arm in arms])
-    train_missing(study, [arm.label for arm in arms], config.fleet.workers or num_cores())
-    verify_private_arms(study, [arm.label for arm in arms])
+    labels = []
+    for arm in arms_of_run(config.privacy):
+        labels.append(begin_arm(study, arm).label)
+        if config.baseline.num_models and arm.kind in ("none", "private"):
+            labels.append(begin_arm(study, arm, is_baseline=True).label)
+    check_private_arms(study, labels)
+    train_missing(study, labels, config.fleet.workers or num_cores())
+    verify_private_arms(study, labels)
     return study
 
 
@@ -75,16 +80,19 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def begin_arm(study: StudyFolder, arm: Arm) -> ArmRecord:
-    """Write down the arm's mechanism and accounting, once; later runs read it."""
-    path = study.path / "arms" / arm.label / "arm.json"
+def begin_arm(study: StudyFolder, arm: Arm, is_baseline: bool = False) -> ArmRecord:
+    """Write down the mechanism and accounting of an arm, or of the baseline beside it, once; later runs read it."""
+    label = f"{BASELINE if is_baseline else ''}{arm.label}"
+    path = study.arm_path(label)
     if path.exists():
-        return study.arm(arm.label)
-    config, cohort = study.config(), study.cohort()
+        return study.arm(label)
+    config, cohort = config_of(study.config(), label), study.cohort()
     mechanism, accounting = build_mechanism(config, arm, nominal_units(config))
     model = build_model(config.model, tuple(cohort.features.shape[1:]), cohort.num_outputs)
-    record = _arm_record(config, arm, mechanism, accounting, num_parameters(model))
-    if mechanism is not None and arm.kind == "private":
+    record = dataclasses.replace(
+        _arm_record(config, arm, mechanism, accounting, num_parameters(model), cohort), label=label
+    )
+    if mechanism is not None and arm.kind == "private" and not is_baseline:
         steps = evaluation_steps(mechanism.num_steps, config.training.num_evaluations)
         q, sigma = mechanism.sampling_rate, mechanism.noise_multiplier
         spent = [epsilon_spent(q, sigma, step, mechanism.delta) for step in steps.tolist()]
@@ -98,8 +106,28 @@ def begin_arm(study: StudyFolder, arm: Arm) -> ArmRecord:
             record.epsilon,
             mechanism.delta,
         )
+        if record.patient_level is not None:
+            log.info(
+                "Arm %s protects single records. The patient with the most records (%s) has epsilon %.4g.",
+                arm.label,
+                record.patient_level["records"]["max"],
+                record.patient_level["epsilon"]["max"],
+            )
     write_json(path, dataclasses.asdict(record))
     return record
+
+
+def config_of(config: Config, label: str) -> Config:
+    """The configuration of an arm's models, or of the baseline beside it: logistic regression with its own recipe, in a
+    seed tree of its own, so that it shares no noise with the arm."""
+    if not label.startswith(BASELINE):
+        return config
+    return dataclasses.replace(
+        config,
+        model=ModelConfig("linear"),
+        training=dataclasses.replace(config.training, private=config.baseline.recipe),
+        seed=stream_seed(config.seed, "baseline"),
+    )
 
 
 _passed: dict[str, dict[str, Any]] = {}
@@ -117,9 +145,10 @@ def check_private_arms(study: StudyFolder, labels: list[str]) -> None:
     private = [record for record in due if record.label != "clip"]
     for record in private or due:
         assert record.mechanism is not None
-        config = study.config()
+        config = config_of(study.config(), record.label)
         key = json.dumps([study.info["cohort"]["fingerprint"], to_dict(config.model), config.seed, record.mechanism])
-        path = study.path / "arms" / record.label / "preflight.json"
+        arm = study.arm_path(record.label)
+        path = arm.with_name("preflight.json" if arm.stem == "arm" else f"preflight_{arm.stem}.json")
         if key not in _passed:
             report = check_training(config, study.cohort(), Mechanism(**record.mechanism))
             report.check()
@@ -132,15 +161,19 @@ def verify_private_arms(study: StudyFolder, labels: list[str]) -> None:
     """Compare what all models did with what is accounted; raises PrivacyError, and no epsilon is reported."""
     reasons = []
     streams: list[dict[str, Any]] = []
-    for label in labels:
+    others = [label for label in study.arm_labels() if label not in labels and study.is_complete(label)]
+    for label in [*labels, *others]:
         record = study.arm(label)
         if record.mechanism is not None and record.clipping_norm is not None:
             ledgers = study.ledgers(label)
             streams += ledgers
+            if label in others:
+                continue
             found = void_reasons(Mechanism(**record.mechanism), record.epsilon, ledgers)
             reasons += [f"Arm {label}: {reason}" for reason in found]
     if not reasons and shared_noise(streams):
-        reasons.append(f"The arms {', '.join(labels)} share noise streams: their models are not independent releases.")
+        names = ", ".join([*labels, *others])
+        reasons.append(f"Some of the arms {names} share noise streams: their models are not independent releases.")
     if reasons:
         raise PrivacyError(["What ran is not what is accounted; there is no epsilon.", *reasons])
 
@@ -156,7 +189,12 @@ def units_of_patients(config: Config, num_patients: float) -> float:
 
 
 def _arm_record(
-    config: Config, arm: Arm, mechanism: Mechanism | None, accounting: dict[str, Any] | None, parameters: int
+    config: Config,
+    arm: Arm,
+    mechanism: Mechanism | None,
+    accounting: dict[str, Any] | None,
+    parameters: int,
+    cohort: Cohort,
 ) -> ArmRecord:
     clipped = arm.kind in ("clip", "private")
     return ArmRecord(
@@ -172,7 +210,24 @@ def _arm_record(
         num_parameters=parameters,
         accounting=accounting,
         mechanism=None if mechanism is None else mechanism.to_dict(),
+        patient_level=None if mechanism is None or arm.kind != "private" else patient_level(cohort, mechanism),
     )
+
+
+def patient_level(cohort: Cohort, mechanism: Mechanism) -> dict[str, Any] | None:
+    """With records as the unit: what epsilon is for patients with all their records, at the median, the 90th and 99th
+    percentile and the maximum of records per training patient. None for patients as the unit, and where the accountant
+    has no number."""
+    if mechanism.unit != "record":
+        return None
+    counts = np.bincount(cohort.patient, minlength=cohort.num_patients)[cohort.train_patients]
+    parameters = (mechanism.sampling_rate, mechanism.noise_multiplier, mechanism.num_steps, mechanism.delta)
+    try:
+        found = cohort_patient_level(counts.tolist(), *parameters)
+    except (ValueError, ArithmeticError, MemoryError) as error:
+        log.warning("No epsilon of patients with all their records: %s", error)
+        return None
+    return {"records": found.records_quantiles, "epsilon": found.epsilon_quantiles}
 
 
 def missing_blocks(study: StudyFolder, labels: list[str]) -> list[tuple[str, int]]:
@@ -181,18 +236,27 @@ def missing_blocks(study: StudyFolder, labels: list[str]) -> list[tuple[str, int
     for label in labels:
         finished = set(study.finished_blocks(label))
         finished -= {index for index in finished if set_aside_if_damaged(study.path, label, index)}
-        missing += [(label, index) for index in range(study.num_blocks) if index not in finished]
+        missing += [(label, index) for index in study.blocks(label) if index not in finished]
     return missing
 
 
 def train_missing(study: StudyFolder, labels: list[str], num_workers: int) -> None:
     """Train every missing block of the arms; returns when all are finished, here or by another process."""
     missing = missing_blocks(study, labels)
-    total = sum(len(block_models(index, study.num_models, study.block_size)) for _, index in missing)
+    total = sum(len(study.models(label, index)) for label, index in missing)
+    arms = [label for label in labels if not label.startswith(BASELINE)]
     if not missing:
-        log.info("All %d models of %s are there already.", study.num_models * len(labels), ", ".join(labels))
+        log.info("All %d models of %s are there already.", study.num_models * len(arms), ", ".join(arms))
         return
-    log.info("Training %d models: %s; %d per arm.", total, ", ".join(dict(missing)), study.num_models)
+    names = [label for label in dict(missing) if not label.startswith(BASELINE)]
+    beside = sum(len(study.models(label, index)) for label, index in missing if label.startswith(BASELINE))
+    log.info(
+        "Training %d models: %s, %d per arm%s.",
+        total - beside,
+        ", ".join(names) or "no arm",
+        study.num_models,
+        f"; and {beside} logistic regressions to compare with" if beside else "",
+    )
     progress = Progress(total, "models")
     try:
         num_workers = min(num_workers, len(missing))
@@ -238,7 +302,7 @@ def _train_in_pool(
 
 def _report(trained: bool, task: tuple[str, int], done: Callable[[int, str], None], study: StudyFolder) -> bool:
     if trained:
-        done(len(block_models(task[1], study.num_models, study.block_size)), task[0])
+        done(len(study.models(*task)), task[0])
     return trained
 
 
@@ -262,11 +326,10 @@ class Worker:
                 return True
             record = self._study.arm(label)
             mechanism = None if record.mechanism is None else Mechanism(**record.mechanism)
+            config, arm = config_of(self._config, label), arm_from_label(label.removeprefix(BASELINE))
             results = [
-                train_fleet_model(
-                    self._config, self._data, arm_from_label(label), mechanism, model, self._membership[model]
-                )
-                for model in block_models(index, self._study.num_models, self._study.block_size)
+                train_fleet_model(config, self._data, arm, mechanism, model, self._membership[model])
+                for model in self._study.models(label, index)
             ]
             write_block(self._study.path, label, index, results)
             return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dptrain.study.blocks import block_models
 from dptrain.study.folder import REFUTED, StudyFolder
 
 
@@ -24,7 +23,7 @@ def status_text(path: Path) -> str:
     for label in study.arm_labels():
         arm = study.arm(label)
         done = sum(
-            len(block_models(index, study.num_models, study.block_size)) for index in study.finished_blocks(label)
+            len(study.models(label, index)) for index in study.finished_blocks(label)
         )
         epsilon = "-" if arm.epsilon is None else f"{arm.epsilon:.3g}"
         state = "complete" if study.is_complete(label) else f"{study.num_models - done} models missing"

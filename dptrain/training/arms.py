@@ -38,7 +38,7 @@ class Arm:
             return f"tpr={_exact(self.target_tpr)}@fpr={_exact(self.target_fpr)}"
         if self.target_advantage is not None:
             return f"adv={_exact(self.target_advantage)}"
-        return f"eps={self.target_epsilon:g}" if self.kind == "private" else self.kind
+        return self.kind if self.target_epsilon is None else f"eps={_exact(self.target_epsilon)}"
 
     @property
     def is_by_risk(self) -> bool:

@@ -190,3 +190,45 @@ def test_ledger_voids_a_run_that_is_not_the_mechanism():
     ):
         with pytest.raises(PrivacyError, match=word):
             engine.ledger.check(mechanism(**({"noise_multiplier": 1.0} | change)))
+
+
+def test_a_step_after_one_that_failed_is_refused() -> None:
+    """Its first pass may have left a clipped sum behind; Opacus would add it to the next step."""
+    engine, features, labels = _two_pass_engine()
+    boom = {"armed": True}
+
+    def fail(module, arguments):
+        if boom["armed"] and len(arguments[0]) and float(arguments[0][0, 0]) == 2.0:
+            raise MemoryError
+
+    engine._module.register_forward_pre_hook(fail)
+    owner, units = torch.arange(4), np.arange(4)
+    with pytest.raises(MemoryError):
+        engine.step(features, labels, owner, units, 2)
+    boom["armed"] = False
+    with pytest.raises(PrivacyError, match="failed half-way"):
+        engine.step(features, labels, owner, units, 2)
+
+
+def test_the_mean_of_huge_finite_gradients_is_finite() -> None:
+    """Added first and divided then, four records of one patient overflow, and 0 * inf makes every weight NaN."""
+    model = nn.Linear(2, 1)
+    nn.init.zeros_(model.weight)
+    mechanism = Mechanism("patient", 1.0, 0.0, 1.0, 1, 2.0, 1e-3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    engine = PrivateEngine(model, _logistic, optimizer, mechanism, torch.Generator(), np.ones(2, dtype=bool))
+    features = torch.tensor([[2e38, 0.0]] * 4 + [[0.0, 1.0]])
+    engine.step(features, torch.zeros(5), torch.tensor([0, 0, 0, 0, 1]), np.arange(2), 100)
+    assert all(bool(param.isfinite().all()) for param in model.parameters())
+
+
+def _logistic(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return nn.functional.binary_cross_entropy_with_logits(logits[:, 0], labels, reduction="none")
+
+
+def _two_pass_engine():
+    model = nn.Linear(2, 1)
+    mechanism = Mechanism("patient", 1.0, 0.0, 1.0, 2, 4.0, 1e-3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    engine = PrivateEngine(model, _logistic, optimizer, mechanism, torch.Generator(), np.ones(4, dtype=bool))
+    return engine, torch.tensor([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0], [3.0, 1.0]]), torch.zeros(4)

@@ -70,6 +70,7 @@ MODEL_KILLERS = {
     "optional second input": "gradients",
     "one dropout mask for the batch": "randomness",
     "attention over the batch": "independence",
+    "batch mean in large batches only": "independence",
 }
 LOSS_KILLERS = {
     "class weights normalised over the batch": "independence",

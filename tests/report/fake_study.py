@@ -26,6 +26,7 @@ class FakeArm:
     clipping_norm: float | None = None
     unit: str = "patient"
     num_parameters: int = 497
+    patient_level: dict[str, Any] | None = None
     num_exposed: int = 0
     """Patients whose signal rises by `leak` when they are members."""
     leak: float = 6.0
@@ -50,6 +51,7 @@ class FakeStudy:
     records_per_patient: int = 1
     seed: int = 7
     permutations: int = 40
+    num_baselines: int = 4
     settings: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -91,7 +93,17 @@ class FakeStudy:
     def arms(self) -> list[FakeArm]:
         return list(self.fake_arms)
 
+    def baseline(self, label: str) -> FakeArm | None:
+        """Beside `none` and the private arms; its logits are those of the arm with noise on them."""
+        arm = self._arm(label)
+        if label in ("matched", "clip") or not self.num_baselines:
+            return None
+        return replace(arm, label=f"baseline/{label}")
+
     def logits(self, label: str) -> NDArray[np.float32]:
+        if label.startswith("baseline/"):
+            logits = self.logits(label.removeprefix("baseline/"))[: self.num_baselines]
+            return logits + np.random.default_rng(self.seed).normal(0, 3, logits.shape).astype(np.float32)
         arm, cohort = self._arm(label), self.cohort()
         rng = np.random.default_rng([self.seed, len(label), arm.num_exposed])
         sign = _signs(cohort)
