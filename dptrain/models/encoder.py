@@ -2,7 +2,8 @@
 
 The encoder is taken as public. Epsilon covers the training of the probe, not what the encoder was trained on: if
 patients of the cohort were in its training data, nothing here protects them (`Encoder.statement` says so in the
-privacy statement). Nothing is downloaded. A TorchScript file is a program: load only those that you would run.
+privacy statement). Nothing is downloaded. TorchScript and exported files are programs: take only those that you would
+run.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import torch
 from safetensors import SafetensorError
@@ -26,7 +28,9 @@ from dptrain.models.monai_nets import make_monai
 from dptrain.models.registry import build_model
 from dptrain.options import parse_options
 
-TORCHSCRIPT = (".pt", ".pth", ".ts", ".torchscript")
+EXPORTED = ".pt2"
+PROGRAMS = (".pt", ".pth", ".ts", ".torchscript", EXPORTED)
+"""TorchScript, and what torch.export.save writes: files that bring their own architecture."""
 MONAI = "monai:"
 """Prefix of the name of a MONAI network."""
 
@@ -80,7 +84,7 @@ class Encoder:
 
     def statement(self) -> str:
         """What the privacy statement must say (`Cohort.outside_dp`)."""
-        kind = f"architecture {self.network}" if self.network else "TorchScript"
+        kind = f"architecture {self.network}" if self.network else "a program of PyTorch"
         return (
             f"Records were turned into features by the frozen encoder {self.weights.name} ({kind}, SHA-256 "
             f"{file_digest(self.weights)[:16]}), which is taken as public: epsilon does not cover the data that it was "
@@ -90,18 +94,19 @@ class Encoder:
 
 def load_encoder(encoder: Encoder, input_shape: tuple[int, ...], device: str = "cpu") -> nn.Module:
     """The frozen network in eval mode, on `device`, without its head if it came from a state dict."""
-    if encoder.network is None:
-        try:
-            network = torch.jit.load(str(encoder.weights), map_location=device)
-        except RuntimeError as error:
-            raise ConfigError(
-                f"model.encoder={encoder.weights} is no TorchScript file ({first_line(error)}). Make one with "
-                "torch.jit.save(torch.jit.trace(model.eval(), example), FILE), or save a state dict as .safetensors "
-                "and name its model.network."
-            ) from error
-    else:
-        network = _from_state_dict(encoder, input_shape)
-    return network.to(device).eval().requires_grad_(False)
+    if encoder.network is not None:
+        return _from_state_dict(encoder, input_shape).to(device).eval()
+    try:
+        if encoder.weights.suffix.lower() == EXPORTED:
+            exported: nn.Module = torch.export.load(encoder.weights).module()
+            return exported.to(device)  # it was exported in one mode and knows no eval()
+        return torch.jit.load(str(encoder.weights), map_location=device).eval()
+    except (RuntimeError, ValueError, OSError, BadZipFile) as error:
+        raise ConfigError(
+            f"model.encoder={encoder.weights} is no program of PyTorch ({first_line(error)}). Make one with "
+            "torch.jit.save(torch.jit.trace(model.eval(), example), FILE.pt) or torch.export.save(..., FILE.pt2), or "
+            "save a state dict as .safetensors and name its model.network."
+        ) from error
 
 
 def _from_state_dict(encoder: Encoder, input_shape: tuple[int, ...]) -> nn.Module:
@@ -192,15 +197,15 @@ def _problems(encoder: Encoder) -> list[str]:
                 f"{where} holds weights only: name their architecture, model.network=vit (or wrn, ..., "
                 "monai:DenseNet121, package.module:Class)."
             )
-    elif suffix in TORCHSCRIPT:
+    elif suffix in PROGRAMS:
         problems += [
-            f"model.{name}={getattr(encoder, name)} does not go with TorchScript ({encoder.weights.name}), which "
-            "brings its own architecture. Leave it out, or give a .safetensors file."
+            f"model.{name}={getattr(encoder, name)} does not go with {encoder.weights.name}, which brings its own "
+            "architecture. Leave it out, or give a .safetensors file."
             for name in ("network", "head")
             if getattr(encoder, name) is not None
         ]
     else:
-        problems.append(f"{where} must be .safetensors, or TorchScript: {', '.join(TORCHSCRIPT)}.")
+        problems.append(f"{where} must be .safetensors, or a program of PyTorch: {', '.join(PROGRAMS)}.")
     return problems
 
 
@@ -210,5 +215,6 @@ def file_digest(path: Path) -> str:
 
 
 def first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+    """What an error says, in one line; TorchScript says it last."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1 if "TorchScript" in lines[0] else 0].rstrip(".")

@@ -23,8 +23,8 @@ class LinearProbeOptions:
     """Options of model=linear_probe."""
 
     encoder: str | None = None
-    """File with the encoder's weights: .safetensors (with `network`), or TorchScript (.pt, .pth, .ts, .torchscript).
-    null: the data are features already."""
+    """File with the encoder's weights: .safetensors (with `network`), TorchScript (.pt, .pth, .ts, .torchscript) or an
+    exported program (.pt2). null: the data are features already."""
     network: str | None = None
     """Architecture of a .safetensors file: a model of dptrain (wrn, vit, ...), monai:DenseNet121, or the import path of
     your own class (package.module:Class)."""

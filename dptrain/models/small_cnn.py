@@ -42,7 +42,7 @@ class SmallCnnOptions:
 def build_small_cnn(options: Mapping[str, Any], input_shape: tuple[int, ...], num_outputs: int) -> nn.Sequential:
     """(B, channels, height, width) -> (B, num_outputs)."""
     parsed = parse_options(SmallCnnOptions, options, "model")
-    channels, _, _ = image_shape("small_cnn", input_shape, min_side=2**parsed.depth)
+    channels, _, _ = image_shape("small_cnn", input_shape, min_side=2**parsed.depth + 1)
     layers: list[nn.Module] = []
     for stage in range(parsed.depth):
         maps = parsed.width * 2**stage

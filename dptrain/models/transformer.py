@@ -80,7 +80,7 @@ class Tokens(nn.Module):
         """The positions are looked up once per record, which gives each record a gradient of its own."""
         tokens = self.patches(inputs).flatten(2).transpose(1, 2)
         index = torch.arange(self.positions.num_embeddings, device=inputs.device)
-        positions: Tensor = self.positions(index.expand(len(inputs), -1))
+        positions: Tensor = self.positions(index.expand(inputs.shape[0], -1))
         if self.class_token:
             return torch.cat([positions[:, :1], positions[:, 1:] + tokens], dim=1)
         return positions + tokens

@@ -16,8 +16,10 @@ from torch import nn
 
 from dptrain.config import ModelConfig
 from dptrain.errors import ConfigError
+from dptrain.models.checks import KINDS
 from dptrain.models.convolution import WSConv2d
 from dptrain.models.registry import BUILDERS, build_model, num_parameters
+from dptrain.models.transformer import SelfAttention
 from dptrain.privacy.mechanism import Mechanism
 from dptrain.privacy.preflight import NUM_RECORDS, preflight
 from dptrain.training.losses import multiclass_loss
@@ -205,6 +207,97 @@ def test_bad_settings(config: ModelConfig, details: list[str]) -> None:
         build(config)
     for detail in details:
         assert detail in str(caught.value)
+
+
+@pytest.mark.parametrize("config, shape, details", [
+    (ModelConfig("small_cnn"), (30,),
+     ["model.name=small_cnn takes images (channels, height, width)", "data=images, npz, medmnist and sim_imaging give",
+      "have shape (30,): vectors (features,)", "take model=linear or mlp or tab_resnet or linear_probe"]),
+    (ModelConfig("wrn"), (12, 1000), ["takes images", "shape (12, 1000): signals", "take model=resnet1d or"]),
+    (ModelConfig("vit"), (12, 1000), ["takes images", "take model=resnet1d or ecg_transformer"]),
+    (ModelConfig("resnet1d"), (1, 64, 64), ["takes signals", "data=ecg", "model=small_cnn or wrn or vit or monai"]),
+    (ModelConfig("ecg_transformer"), (1, 8, 8, 8), ["takes signals", "model=custom"]),
+    (ModelConfig("small_cnn", {"depth": 4}), (1, 16, 28), ["16 x 28 is too small, it needs 17 x 17", "data.size"]),
+    (ModelConfig("wrn"), (1, 4, 64), ["4 x 64 is too small"]),
+    (ModelConfig("resnet1d", {"depth": 6}), (2, 100), ["needs at least 128 samples per record; these have 100"]),
+    (ModelConfig("vit", {"patch": 16}), (1, 28, 28),
+     ["model.patch=16 must divide the image of 28 x 28: take one of 2, 4, 7, 14, 28"]),
+    (ModelConfig("ecg_transformer"), (12, 250 * 4 + 1), ["model.patch=25 must divide the number of samples 1001"]),
+    (ModelConfig("vit", {"patch": 0, "width": 10, "num_heads": 3, "dropout": 1, "pool": "max", "activation": "x"}),
+     (1, 28, 28),
+     ["model.patch=0 must be >= 1", "model.num_heads=3 must divide model.width=10",
+      "model.dropout=1.0 must be in [0, 1)", "model.pool='max' must be mean", "model.activation='x' must be one of"]),
+    (ModelConfig("wrn", {"depth": 12, "width": 0, "num_groups": 3}), (1, 32, 32),
+     ["model.depth=12 must be 10, 16, 22, 28", "model.width=0 must be >= 1",
+      "model.num_groups=3 must divide the maps of the first convolution=16: take one of 1, 2, 4, 8, 16"]),
+    (ModelConfig("small_cnn", {"width": 6, "num_groups": 4}), (1, 32, 32),
+     ["model.num_groups=4 must divide model.width=6: take one of 1, 2, 3, 6"]),
+    (ModelConfig("resnet1d", {"maps": 12, "stride": 0}), (12, 100),
+     ["model.stride=0 must be >= 1", "model.num_groups=8 must divide model.maps=12"]),
+    (ModelConfig("linear_probe"), (1, 28, 28), ["takes features", "model.encoder=WEIGHTS", "model=linear on the raw"]),
+    (ModelConfig("linear_probe", {"head": "fc", "repeat_channels": 0}), (30,),
+     ["model.head=fc is about an encoder, but model.encoder is null", "model.repeat_channels=0 must be >= 1"]),
+])  # fmt: skip
+def test_records_or_options_that_do_not_fit(config: ModelConfig, shape: tuple[int, ...], details: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(config, shape)
+    for detail in details:
+        assert detail in str(caught.value)
+
+
+def test_messages_name_models_that_exist() -> None:
+    assert {name for _, _, names in KINDS.values() for name in names} <= set(BUILDERS)
+
+
+@pytest.mark.parametrize("axes", KINDS)
+def test_models_that_a_message_recommends_take_such_records(axes: int) -> None:
+    shape = {1: (30,), 2: (12, 100), 3: (1, 64, 64)}[axes]
+    for name in KINDS[axes][2]:
+        if name != "monai":
+            assert build(ModelConfig(name), shape)(torch.zeros(2, *shape)).shape == (2, 3)
+
+
+def test_weights_are_standardised() -> None:
+    torch.manual_seed(0)
+    layer = WSConv2d(5, 7, 3)
+    for filters in layer.standardized_weight():
+        assert float(filters.mean()) == pytest.approx(0, abs=1e-6)
+        assert float(filters.var(correction=0)) * filters.numel() == pytest.approx(1, rel=1e-5)
+    inputs = torch.randn(2, 5, 6, 6)
+    plain = nn.Conv2d(5, 7, 3)
+    plain.bias = layer.bias
+    with torch.no_grad():
+        plain.weight.copy_(layer.standardized_weight())
+    torch.testing.assert_close(layer(inputs), plain(inputs))
+    with torch.no_grad():
+        layer.weight.mul_(3).add_(1)
+    torch.testing.assert_close(layer(inputs), plain(inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_constant_filters_have_finite_gradients() -> None:
+    layer = WSConv2d(1, 1, 3)
+    nn.init.constant_(layer.weight, 0.5)
+    layer(torch.randn(1, 1, 4, 4)).sum().backward()
+    assert bool(layer.weight.grad.isfinite().all())
+
+
+def test_attention_equals_that_of_pytorch() -> None:
+    torch.manual_seed(0)
+    ours, theirs = SelfAttention(8, 2).double(), nn.MultiheadAttention(8, 2, batch_first=True).double()
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(ours.qkv.weight)
+        theirs.in_proj_bias.copy_(ours.qkv.bias)
+        theirs.out_proj.load_state_dict(ours.project.state_dict())
+    inputs = torch.randn(3, 5, 8, dtype=torch.float64)
+    torch.testing.assert_close(ours(inputs), theirs(inputs, inputs, inputs)[0])
+
+
+def test_a_transformer_knows_where_a_patch_lies() -> None:
+    """Without positions the mean over tokens would be the same for patches in any order."""
+    model = build(ModelConfig("vit", {"width": 16, "depth": 1}), (1, 16, 16))
+    image = torch.randn(1, 1, 16, 16)
+    swapped = torch.cat([image[..., 8:], image[..., :8]], dim=-1)
+    assert float((model(image) - model(swapped)).abs().max()) > 1e-5
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "DenseNet": (DENSE, (2, 64)),
     "resnet10": ({"widen_factor": 0.125}, (3, 32, 32)),
     "ResNet": (
-        {"block": "basic", "layers": [1, 1, 1, 1], "block_inplanes": [8, 8, 8, 8], "no_max_pool": True},
+        {"block": "basic", "layers": [1, 1, 1, 1], "block_inplanes": [4, 4, 4, 4], "no_max_pool": True},
         (1, 16, 16, 16),
     ),
     "Classifier": ({"channels": [8, 16], "strides": [2, 2]}, (1, 16, 16)),
@@ -43,7 +43,9 @@ def build(network: str, arguments: dict[str, Any], shape: tuple[int, ...], **opt
 
 
 @pytest.mark.usefixtures("monai")
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    "network", [pytest.param(n, marks=[pytest.mark.slow] if n == "ResNet" else []) for n in NETWORKS]
+)
 def test_the_preflight_passes(network: str) -> None:
     arguments, shape = NETWORKS[network]
     model = build(network, arguments, shape)
