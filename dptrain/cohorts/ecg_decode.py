@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -126,8 +127,10 @@ def _decoder(sources: Sequence[Source], spec: EcgSpec) -> Decoder:
         problems.append("data.file_leads=null must name the leads of .npy files in their order.")
     if problems:
         raise ConfigError(problems)
-    if len(plain) == 0:
-        library("wfdb", "ecg", "WFDB records")
+    if any(is_wfdb(source) for source in sources):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            library("wfdb", "ecg", "WFDB records")
     return Decoder(
         "ECGs", VERSION, dataclasses.asdict(spec), spec.shape, functools.partial(decode_ecg, spec=spec), signal_files
     )

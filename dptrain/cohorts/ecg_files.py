@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,21 +94,26 @@ def _header(source: Source) -> Source:
 
 
 def _wfdb(source: Source, unit: str | None) -> Signals:
-    wfdb = library("wfdb", "ecg", "WFDB records")
     header = _header(source)
     if header.member is None:
         if not header.path.is_file():
             raise FileNotFoundError(f"there is no header {header.path.name}")
-        record = wfdb.rdrecord(str(header.path.with_suffix("")))
+        record = _record(header.path)
     else:
         with tempfile.TemporaryDirectory() as folder:
             for file in signal_files(source):
                 assert file.member is not None
                 (Path(folder) / Path(file.member).name).write_bytes(read_bytes(file))
-            record = wfdb.rdrecord(str(Path(folder) / Path(header.member or "").stem))
+            record = _record(Path(folder) / Path(header.member).name)
     values = np.asarray(record.p_signal, dtype=np.float64).T
     factors = [_factor(str(name), unit, lead) for name, lead in zip(record.units, record.sig_name, strict=True)]
     return Signals(values * np.array(factors)[:, None], tuple(record.sig_name), float(record.fs))
+
+
+def _record(header: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # wfdb uses what pandas is about to give up, and says so for every record
+        return library("wfdb", "ecg", "WFDB records").rdrecord(str(header.with_suffix("")))
 
 
 def _factor(name: str, unit: str | None, lead: str) -> float:
