@@ -26,6 +26,9 @@ FREE = (
 """Settings that may differ between runs of one study: which arm is asked for, speed, and where files lie. The data are
 held to by their content, not by their path. `block_size` is fixed when the study is created."""
 
+FREE_DATA_OPTIONS = ("cache_dir", "root", "workers")
+"""The same for settings that only some data sets have (images, ECGs): where decoded files lie, and speed."""
+
 
 def freeze(config: Config) -> dict[str, Any]:
     """Plain settings without those of `FREE` and the group `release`, which a study does not read."""
@@ -33,6 +36,8 @@ def freeze(config: Config) -> dict[str, Any]:
     for name in FREE:
         group, _, key = name.partition(".")
         settings[group].pop(key)
+    for key in FREE_DATA_OPTIONS:
+        settings["data"]["options"].pop(key, None)
     settings.pop("release")
     return settings
 

@@ -91,6 +91,16 @@ def test_every_frozen_setting_is_in_the_fingerprint(config):
         assert difference(frozen, freeze(other))[0].startswith(f"{group}.{name}:")
 
 
+def test_where_files_lie_and_speed_of_decoding_may_change(config):
+    here, there = (
+        dataclasses.replace(config, data=dataclasses.replace(config.data, options={"size": 8, **free}))
+        for free in ({"cache_dir": "a", "workers": 1, "root": "b"}, {"cache_dir": "c", "workers": 2})
+    )
+    assert freeze(here) == freeze(there)
+    assert freeze(here)["data"]["options"] == {"size": 8}
+    assert here.data.options["workers"] == 1, "the configuration itself stays as it is"
+
+
 def test_a_folder_with_other_things_is_left_alone(config, cohort, tmp_path):
     folder = Path(config.study.dir)
     folder.mkdir()
