@@ -22,8 +22,10 @@ def check(config: Config) -> tuple[PreflightReport, str]:
         arm = Arm("clip")
     mechanism, _ = build_mechanism(config, arm, nominal_units(config))
     assert mechanism is not None
-    report = check_training(config, load_cohort(config.data, config.seed), mechanism)
-    return report, as_table(report, mechanism, f"{config.model.name} on {config.data.name}")
+    cohort = load_cohort(config.data, config.seed)
+    report = check_training(config, cohort, mechanism)
+    simulated = " (SIMULATED data)" if cohort.simulated else ""
+    return report, as_table(report, mechanism, f"{config.model.name} on {config.data.name}{simulated}")
 
 
 def as_table(report: PreflightReport, mechanism: Mechanism, what: str) -> str:

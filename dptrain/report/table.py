@@ -17,9 +17,7 @@ def summary_table(result: StudyResult) -> str:
         first = cells[0].ljust(widths[0])
         return "  ".join([first, *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))])
 
-    simulated = ", SIMULATED data" if result.simulated else ""
-    title = f"{result.cohort}{simulated}: {result.num_patients:,} patients, {result.num_models} models per arm"
-    lines = [title[:MAX_WIDTH], "", line(header), *map(line, rows), "", *_notes(result)]
+    lines = [_title(result)[:MAX_WIDTH], "", line(header), *map(line, rows), "", *_notes(result)]
     return "\n".join(lines)
 
 
@@ -27,7 +25,12 @@ def markdown_table(result: StudyResult) -> str:
     """The same as Markdown."""
     header, rows = _cells(result)
     lines = ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
-    return "\n".join([*lines, "", *(note + "  " for note in _notes(result))])
+    return "\n".join([_title(result), "", *lines, "", *(note + "  " for note in _notes(result))])
+
+
+def _title(result: StudyResult) -> str:
+    simulated = " (SIMULATED data)" if result.simulated else ""
+    return f"{result.cohort}{simulated}: {result.num_patients:,} patients, {result.num_models} models per arm"
 
 
 def _cells(result: StudyResult) -> tuple[list[str], list[list[str]]]:

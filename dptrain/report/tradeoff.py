@@ -180,6 +180,7 @@ def tradeoff_csv(result: StudyResult) -> str:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     common = {
         "cohort": result.cohort,
+        "simulated": result.simulated,
         "unit": result.unit,
         "num_models": result.num_models,
         "num_patients": result.num_patients,

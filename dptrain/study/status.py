@@ -11,10 +11,11 @@ def status_text(path: Path) -> str:
     """One line per arm: models done, epsilon spent, what is missing."""
     study = StudyFolder.open(path)
     cohort = study.info["cohort"]
+    simulated = " (SIMULATED data)" if cohort["simulated"] else ""
     width = max([12, *(len(label) + 2 for label in study.arm_labels())])
     lines = [
         f"study   {study.info['name']} ({study.path})",
-        f"cohort  {cohort['name']}: {cohort['num_patients']} patients, {cohort['num_records']} records, "
+        f"cohort  {cohort['name']}{simulated}: {cohort['num_patients']} patients, {cohort['num_records']} records, "
         f"{cohort['num_train_patients']} patients to train on",
         f"models  {study.num_models} per arm in blocks of {study.block_size}",
         "",
