@@ -133,11 +133,13 @@ def _problems(cohort: Cohort) -> list[str]:
         )
     problems += _label_problems(cohort, name)
     if not problems:
+        one_class: list[str] = []
         for side, mask in (("training", ~cohort.is_test), ("test", cohort.is_test)):
             if not mask.any():
                 problems.append(f"{name}: no {side} patients. Change data.test_fraction or the split column.")
             else:
-                problems += _one_class(cohort, name, side, mask[cohort.patient])
+                one_class += _one_class(cohort, name, side, mask[cohort.patient])
+        problems += [*one_class, *(_other_labels(cohort) if one_class else [])]
     return problems
 
 
@@ -155,6 +157,22 @@ def _label_problems(cohort: Cohort, name: str) -> list[str]:
     if cohort.labels.min() < 0 or cohort.labels.max() >= num_classes:
         return [f"{name}: labels must be in 0..{num_classes - 1}, found {cohort.labels.min()}..{cohort.labels.max()}."]
     return []
+
+
+def _other_labels(cohort: Cohort) -> list[str]:
+    """The way out if some of several labels have one class only on a side: the labels that have both."""
+    if cohort.task != "multilabel":
+        return []
+    test = cohort.is_test[cohort.patient]
+    sides = [np.asarray(cohort.labels)[rows] for rows in (test, ~test)]
+    usable = [
+        name for index, name in enumerate(cohort.label_names)
+        if all({0.0, 1.0} <= set(side[:, index].tolist()) for side in sides)
+    ]  # fmt: skip
+    if not usable:
+        return []
+    names = ",".join(usable)
+    return [f"Or predict only the labels that have both: data.labels=[{names}] (of a table: data.label_columns)."]
 
 
 def _one_class(cohort: Cohort, name: str, side: str, rows: NDArray[np.bool_]) -> list[str]:

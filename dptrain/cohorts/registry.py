@@ -15,6 +15,7 @@ from dptrain.cohorts.ecg import read_ecg
 from dptrain.cohorts.images import read_images
 from dptrain.cohorts.medmnist import read_medmnist
 from dptrain.cohorts.npz import read_npz
+from dptrain.cohorts.ptbxl import read_ptbxl
 from dptrain.cohorts.records import Records, assemble, num_test_patients
 from dptrain.cohorts.sim_ecg import read_sim_ecg
 from dptrain.cohorts.sim_ehr import read_sim_ehr
@@ -31,6 +32,7 @@ READERS: dict[str, Callable[[DataConfig], Records]] = {
     "images": read_images,
     "medmnist": read_medmnist,
     "npz": read_npz,
+    "ptbxl": read_ptbxl,
     "sim_ecg": read_sim_ecg,
     "sim_ehr": read_sim_ehr,
     "sim_imaging": read_sim_imaging,

@@ -14,6 +14,7 @@ import pytest
 
 from dptrain.cohorts.diabetes130 import FILE_NAME
 from dptrain.config import DataConfig
+from tests.cohorts.layouts import LAYOUTS
 
 MEDICATIONS = (
     "metformin", "repaglinide", "nateglinide", "chlorpropamide", "glimepiride", "acetohexamide", "glipizide",
@@ -197,14 +198,30 @@ def npz_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def hospital_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A small copy of a published ECG or EHR data set in its layout, written when it is first asked for."""
+    root = tmp_path_factory.mktemp("hospital")
+
+    def make(name: str) -> Path:
+        folder = root / name
+        if not folder.exists():
+            folder.mkdir()
+            LAYOUTS[name](folder)
+        return folder
+
+    return make
+
+
 COHORTS = ("breast_cancer", "diabetes130", "table", "table_multiclass", "table_multilabel", "table_with_split",
-           "sim_ehr", "sim_ecg", "sim_imaging", "images", "images_with_split", "ecg", "npz", "medmnist")  # fmt: skip
+           "sim_ehr", "sim_ecg", "sim_imaging", "images", "images_with_split", "ecg", "npz", "medmnist",
+           "ptbxl", "ptbxl_own_split")  # fmt: skip
 
 
 @pytest.fixture(params=COHORTS)
 def data_config(
     request: pytest.FixtureRequest, diabetes_zip: Path, table_config: Callable[..., DataConfig], image_folder: Path,
-    ecg_folder: Path, npz_file: Path,
+    ecg_folder: Path, npz_file: Path, hospital_folder: Callable[[str], Path],
 ) -> DataConfig:
     """One configuration of every reader; add yours here and it inherits the contract."""
     pictures = {"patient_column": "mrn", "path_column": "picture", "label_columns": "sick", "size": 8}
@@ -212,6 +229,9 @@ def data_config(
                "leads": ["II", "I"], "file_leads": ["I", "II"], "file_sampling_rate": 50, "unit": "mV",
                "sampling_rate": 25, "duration_s": 2}  # fmt: skip
     bands = {"group_columns": "age", "group_bands": {"age": [40, 60]}}
+    if request.param.startswith("ptbxl"):
+        more = {"test_folds": []} if request.param == "ptbxl_own_split" else {"labels": "MI"}
+        return DataConfig("ptbxl", 40, path=str(hospital_folder("ptbxl")), options={"duration_s": 1, **more})
     return {
         "images": DataConfig("images", 50, path=str(image_folder / "images.csv"), options={**pictures, **bands}),
         "images_with_split": DataConfig("images", 50, path=str(image_folder / "images.csv"),

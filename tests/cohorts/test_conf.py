@@ -10,7 +10,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from dptrain.cohorts import ecg, images, medmnist, npz
+from dptrain.cohorts import ecg, images, medmnist, npz, ptbxl
 from dptrain.cohorts.breast_cancer import BreastCancerOptions
 from dptrain.cohorts.decode_cache import DecodeOptions
 from dptrain.cohorts.diabetes130 import Diabetes130Options
@@ -32,6 +32,7 @@ OPTIONS: dict[str, type | tuple[type, ...]] = {
     "images": images.OPTIONS,
     "medmnist": medmnist.OPTIONS,
     "npz": npz.OPTIONS,
+    "ptbxl": ptbxl.OPTIONS,
     "sim_ecg": SimEcgOptions,
     "sim_ehr": SimEhrOptions,
     "sim_imaging": SimImagingOptions,
