@@ -109,6 +109,19 @@ def test_one_process_gives_the_same_as_two(folder: Path, cache: Path) -> None:
     np.testing.assert_array_equal(*found)
 
 
+def test_of_two_processes_one_decodes_and_the_other_waits(
+    folder: Path, options: DecodeOptions, decoded_here: Callable[[], int]
+) -> None:
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=decode_files, args=(sources(folder), decoder(), options)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert decoded_here() == NUM_FILES
+
+
 def test_the_key_is_the_content_not_name_or_time(
     folder: Path, tmp_path: Path, options: DecodeOptions, decoded_here: Callable[[], int]
 ) -> None:

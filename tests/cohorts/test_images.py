@@ -117,6 +117,7 @@ def test_skipped_images_take_their_records_and_patients_along(image_folder: Path
     assert [problem.endswith("none.png: there is no such file") for problem in caught.value.problems].count(True) == 1
     cohort = load_cohort(dataclasses.replace(data, options={**options, "on_error": "skip"}), 0)
     assert (cohort.num_records, cohort.num_patients) == (88, 69)
+    assert isinstance(cohort.features, np.memmap), "nothing is read into memory as a whole"
     assert lonely not in cohort.patient_ids
     assert busy in cohort.patient_ids
     kept = table[~table["picture"].str.startswith("none")].reset_index(drop=True)
