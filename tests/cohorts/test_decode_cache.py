@@ -377,6 +377,14 @@ def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch,
         library("nowhere.to.be.found", "ecg", "WFDB records")
 
 
+def test_nothing_of_the_extras_is_imported_before_it_is_needed() -> None:
+    code = (
+        "import sys, dptrain, dptrain.cohorts.registry;"
+        "found = {'PIL', 'pydicom', 'tifffile', 'wfdb'} & set(sys.modules); assert not found, found"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_missing_library_inside_a_worker_stops_the_run(folder: Path, options: DecodeOptions) -> None:
     broken = Decoder("files", 1, {}, (2, 3), decode_with_nowhere)
     with pytest.raises(ConfigError, match="DICOM files need the Python package nowhere"):
