@@ -130,18 +130,11 @@ def _cap_of_mean_tpr(curve: TradeOff, fpr: float, num_nonmembers_M: NDArray[np.i
 
 
 def _lower_bound(observed: Estimate, share: float, num_pairs: int) -> float:
-    """One-sided lower bound at level `share`, from the 95% t interval over twin pairs (its longer side: the other may
-    have been cut at 0 or 1).
-
-    That interval takes pairs as independent, but each is also a reference for all others. Without leakage the figures
-    of two pairs share a term: with n pairs the variance of the mean is 2 (n - 1) / (n - 2) times what the spread over
-    pairs says (derived for a score that is bilinear in target and reference; a simulation with LiRA agrees). Where
-    models leak, the spread of the targets prevails and the factor is too large, which costs power only.
-    """
+    """One-sided lower bound at level `share`, from the 95% t interval over twin pairs, which allows for their sharing
+    references (`audit.targets`); its longer side, because the other may have been cut at 0 or 1."""
     if num_pairs < 3:
         return -math.inf
     error = max(observed.value - observed.low, observed.high - observed.value) / t.ppf(0.975, num_pairs - 1)
-    error *= math.sqrt(2 * (num_pairs - 1) / (num_pairs - 2))
     return float(observed.value - t.ppf(1 - share, num_pairs - 1) * error)
 
 

@@ -129,10 +129,11 @@ def test_the_error_carries_its_arms() -> None:
     assert error.problems == ("Arm eps=1 is refuted.", "  Because.", "Arm eps=3 is refuted.")
 
 
-def test_the_lower_bound_is_wider_than_the_interval_that_is_printed() -> None:
-    few, many = (module._lower_bound(Estimate(0.6, 0.5, 0.7), 0.025, pairs) for pairs in (3, 200))
-    assert few == pytest.approx(0.6 - 0.1 * 2)
-    assert many == pytest.approx(0.6 - 0.1 * np.sqrt(2), abs=1e-3)
+def test_the_lower_bound_at_the_printed_level_is_the_printed_one() -> None:
+    for pairs in (3, 200):
+        assert module._lower_bound(Estimate(0.6, 0.5, 0.7), 0.025, pairs) == pytest.approx(0.5)
+        assert module._lower_bound(Estimate(0.6, 0.5, 0.62), 0.0005, pairs) < 0.44
+    assert module._lower_bound(Estimate(0.6, 0.5, 0.7), 0.025, 2) == -np.inf
 
 
 @pytest.mark.parametrize("share_of_others", [0.0, 3.0])
