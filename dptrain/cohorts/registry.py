@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dptrain.cohorts.breast_cancer import read_breast_cancer
+from dptrain.cohorts.chexpert import read_chexpert
 from dptrain.cohorts.cohort import Cohort
 from dptrain.cohorts.diabetes130 import read_diabetes130
 from dptrain.cohorts.ecg import read_ecg
 from dptrain.cohorts.images import read_images
 from dptrain.cohorts.medmnist import read_medmnist
+from dptrain.cohorts.mimic_cxr import read_mimic_cxr
+from dptrain.cohorts.mimic_iv_ecg import read_mimic_iv_ecg
 from dptrain.cohorts.npz import read_npz
 from dptrain.cohorts.ptbxl import read_ptbxl
 from dptrain.cohorts.records import Records, assemble, num_test_patients
@@ -27,10 +30,13 @@ from dptrain.options import near_miss
 
 READERS: dict[str, Callable[[DataConfig], Records]] = {
     "breast_cancer": read_breast_cancer,
+    "chexpert": read_chexpert,
     "diabetes130": read_diabetes130,
     "ecg": read_ecg,
     "images": read_images,
     "medmnist": read_medmnist,
+    "mimic_cxr": read_mimic_cxr,
+    "mimic_iv_ecg": read_mimic_iv_ecg,
     "npz": read_npz,
     "ptbxl": read_ptbxl,
     "sim_ecg": read_sim_ecg,

@@ -14,6 +14,7 @@ import pytest
 
 from dptrain.cohorts.diabetes130 import FILE_NAME
 from dptrain.config import DataConfig
+from tests.cohorts.imaging_sets import SETS
 from tests.cohorts.layouts import LAYOUTS
 
 MEDICATIONS = (
@@ -213,15 +214,29 @@ def hospital_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
     return make
 
 
+@pytest.fixture(scope="session")
+def imaging_set(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], DataConfig]:
+    """The configuration of a small published imaging data set, written when it is first asked for."""
+    written: dict[str, DataConfig] = {}
+
+    def make(name: str) -> DataConfig:
+        if name not in written:
+            written[name] = SETS[name](tmp_path_factory.mktemp(name))
+        return written[name]
+
+    return make
+
+
 COHORTS = ("breast_cancer", "diabetes130", "table", "table_multiclass", "table_multilabel", "table_with_split",
            "sim_ehr", "sim_ecg", "sim_imaging", "images", "images_with_split", "ecg", "npz", "medmnist",
-           "ptbxl", "ptbxl_own_split")  # fmt: skip
+           "ptbxl", "ptbxl_own_split", *SETS)  # fmt: skip
 
 
 @pytest.fixture(params=COHORTS)
 def data_config(
     request: pytest.FixtureRequest, diabetes_zip: Path, table_config: Callable[..., DataConfig], image_folder: Path,
     ecg_folder: Path, npz_file: Path, hospital_folder: Callable[[str], Path],
+    imaging_set: Callable[[str], DataConfig],
 ) -> DataConfig:
     """One configuration of every reader; add yours here and it inherits the contract."""
     pictures = {"patient_column": "mrn", "path_column": "picture", "label_columns": "sick", "size": 8}
@@ -229,9 +244,14 @@ def data_config(
                "leads": ["II", "I"], "file_leads": ["I", "II"], "file_sampling_rate": 50, "unit": "mV",
                "sampling_rate": 25, "duration_s": 2}  # fmt: skip
     bands = {"group_columns": "age", "group_bands": {"age": [40, 60]}}
+    if request.param in SETS:
+        return imaging_set(request.param)
     if request.param.startswith("ptbxl"):
         more = {"test_folds": []} if request.param == "ptbxl_own_split" else {"labels": "MI"}
         return DataConfig("ptbxl", 40, path=str(hospital_folder("ptbxl")), options={"duration_s": 1, **more})
+    if request.param == "mimic_iv_ecg":
+        return DataConfig("mimic_iv_ecg", 40, path=str(hospital_folder("mimic_iv_ecg")),
+                          options={"duration_s": 1, "missing": "interpolate"})  # fmt: skip
     return {
         "images": DataConfig("images", 50, path=str(image_folder / "images.csv"), options={**pictures, **bands}),
         "images_with_split": DataConfig("images", 50, path=str(image_folder / "images.csv"),

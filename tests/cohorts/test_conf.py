@@ -10,7 +10,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from dptrain.cohorts import ecg, images, medmnist, npz, ptbxl
+from dptrain.cohorts import chexpert, ecg, images, medmnist, mimic_cxr, mimic_iv_ecg, npz, ptbxl
 from dptrain.cohorts.breast_cancer import BreastCancerOptions
 from dptrain.cohorts.decode_cache import DecodeOptions
 from dptrain.cohorts.diabetes130 import Diabetes130Options
@@ -27,10 +27,13 @@ from dptrain.options import parse_options
 
 OPTIONS: dict[str, type | tuple[type, ...]] = {
     "breast_cancer": BreastCancerOptions,
+    "chexpert": chexpert.OPTIONS,
     "diabetes130": Diabetes130Options,
     "ecg": ecg.OPTIONS,
     "images": images.OPTIONS,
     "medmnist": medmnist.OPTIONS,
+    "mimic_cxr": mimic_cxr.OPTIONS,
+    "mimic_iv_ecg": mimic_iv_ecg.OPTIONS,
     "npz": npz.OPTIONS,
     "ptbxl": ptbxl.OPTIONS,
     "sim_ecg": SimEcgOptions,
