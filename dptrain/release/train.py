@@ -51,6 +51,7 @@ from dptrain.study.atomic import make_folder, probe_folder, write_json
 from dptrain.study.frozen import difference, freeze
 from dptrain.study.runner import units_of_patients
 from dptrain.training.arms import Arm, build_mechanism, private_arm
+from dptrain.training.augment import Augmenter
 from dptrain.training.check import check_delta, check_training
 from dptrain.training.loop import (
     average_weights,
@@ -290,7 +291,9 @@ class _Run:
         batches = unit_batches(plan.mechanism, units, everyone, max_records, coins)
         features = torch.from_numpy(np.ascontiguousarray(cohort.features))
         labels = torch.from_numpy(np.ascontiguousarray(cohort.labels))
-        self._step = private_steps(self._engine, features, labels, batches, self._recipe.max_batch_records)
+        generator = torch.Generator().manual_seed(SecureStream().integer())
+        vary = Augmenter(self._recipe.augment, self._recipe.copies, generator)
+        self._step = private_steps(self._engine, features, labels, batches, self._recipe.max_batch_records, vary)
 
     def _restore(self, state: dict[str, Any] | None) -> int:
         """Go on from a checkpoint; the number of steps that are spent."""

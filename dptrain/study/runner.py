@@ -41,6 +41,7 @@ from dptrain.study.blocks import block_path, claim, set_aside_if_damaged, write_
 from dptrain.study.folder import BASELINE, ArmRecord, StudyFolder
 from dptrain.training.allocator import keep_freed_memory
 from dptrain.training.arms import Arm, arm_from_label, arms_of_run, build_mechanism
+from dptrain.training.augment import check_operations
 from dptrain.training.check import check_delta, check_training
 from dptrain.training.fleet import FleetData, train_fleet_model
 from dptrain.training.loop import evaluation_steps
@@ -58,6 +59,8 @@ def prepare_study(config: Config) -> StudyFolder:
     for warning in cohort.warnings:
         log.warning("%s: %s", cohort.name, warning)
     check_delta(config.privacy.delta, len(cohort.train_patients))
+    for where, recipe in (("training", config.training), ("training.private", config.training.private)):
+        check_operations(recipe.augment, tuple(cohort.features.shape[1:]), f"{where}.augment")
     return StudyFolder.create_or_open(config.study.dir, config, cohort)
 
 

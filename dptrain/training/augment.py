@@ -14,7 +14,6 @@ Pixels and samples that come from outside of a record repeat its edge.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dptrain.config import AugmentSpec
 from dptrain.errors import ConfigError
 
 KINDS: dict[int, tuple[str, tuple[str, ...]]] = {
@@ -32,57 +32,17 @@ KINDS: dict[int, tuple[str, tuple[str, ...]]] = {
 """Number of axes of a record -> what it is, and the operations for it."""
 
 
-@dataclass(frozen=True)
-class AugmentSpec:
-    """What is done to a record at random; everything is off by default. Operations come in the order of the fields."""
-
-    flip: float = 0.0
-    """Images: probability of mirroring left and right. Hearts and livers then change sides."""
-    shift: float = 0.0
-    """Images, signals: largest shift in each direction, as a fraction of height and width, or of the length."""
-    rotate: float = 0.0
-    """Images: largest rotation in each direction, in degrees."""
-    crop: float = 1.0
-    """Images: smallest crop, as a fraction of height and width; the crop is enlarged to the whole again. 1 is off."""
-    scale: float = 0.0
-    """Signals: largest relative change of the amplitude of all leads together."""
-    noise: float = 0.0
-    """Signals, tables: standard deviation of added Gaussian noise, in units of the features."""
-    dropout: float = 0.0
-    """Tables: probability that a feature is set to 0."""
-
-    def __post_init__(self) -> None:
-        problems = []
-        for name, most in (("flip", 1), ("shift", 0.5), ("rotate", 180), ("scale", 0.9), ("dropout", 0.9)):
-            value = getattr(self, name)
-            if not 0 <= value <= most:
-                unit = "in degrees" if name == "rotate" else "a fraction, not percent"
-                problems.append(f"training.augment.{name}={value} must be in [0, {most}], {unit}.")
-        if not 0.1 <= self.crop <= 1:
-            problems.append(
-                f"training.augment.crop={self.crop} must be in [0.1, 1]: smallest side of a crop (1 is off)."
-            )
-        if not (self.noise >= 0 and math.isfinite(self.noise)):
-            problems.append(f"training.augment.noise={self.noise} must be a finite number >= 0.")
-        if problems:
-            raise ConfigError(problems)
-
-    @property
-    def active(self) -> tuple[str, ...]:
-        """Names of the operations that are on."""
-        return tuple(f.name for f in dataclasses.fields(self) if getattr(self, f.name) != f.default)
-
-    def check(self, record_shape: tuple[int, ...]) -> None:
-        """Raise ConfigError with every operation that is on and does not exist for records of this shape."""
-        what, known = KINDS.get(len(record_shape), (f"records of shape {record_shape}", ()))
-        expected = f"For them there is {', '.join(known)}." if known else "There is no augmentation for them."
-        problems = [
-            f"training.augment.{name}={getattr(self, name)} does not exist for {what}. {expected}"
-            for name in self.active
-            if name not in known
-        ]
-        if problems:
-            raise ConfigError(problems)
+def check_operations(spec: AugmentSpec, record_shape: tuple[int, ...], where: str = "training.augment") -> None:
+    """Raise ConfigError with every operation that is on and does not exist for records of this shape."""
+    what, known = KINDS.get(len(record_shape), (f"records of shape {record_shape}", ()))
+    expected = f"For them there is {', '.join(known)}." if known else "There is no augmentation for them."
+    problems = [
+        f"{where}.{name}={getattr(spec, name)} does not exist for {what}. {expected}"
+        for name in spec.active
+        if name not in known
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def augment(features: Tensor, spec: AugmentSpec, copies: int, generator: torch.Generator) -> Tensor:
@@ -93,7 +53,7 @@ def augment(features: Tensor, spec: AugmentSpec, copies: int, generator: torch.G
     """
     if copies < 1:
         raise ValueError(f"copies={copies} must be >= 1.")
-    spec.check(tuple(features.shape[1:]))
+    check_operations(spec, tuple(features.shape[1:]))
     out = features.repeat_interleave(copies, dim=0) if copies > 1 else features
     num, sides = len(out), out.shape[2:]
 
@@ -121,6 +81,22 @@ def augment(features: Tensor, spec: AugmentSpec, copies: int, generator: torch.G
     if spec.dropout:
         out = out.masked_fill(uniform(*out.shape[1:]) < spec.dropout, 0.0)
     return out
+
+
+@dataclass(frozen=True)
+class Augmenter:
+    """What a training does to the records of a step; draws from a stream that nothing else uses."""
+
+    spec: AugmentSpec
+    copies: int
+    generator: torch.Generator
+
+    def __call__(self, features: Tensor, labels: Tensor, owner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, ...), (B, ...), (B,) -> the same with `copies` random variants of every record, record by record."""
+        if not self.spec.active:
+            return features, labels, owner
+        varied = augment(features, self.spec, self.copies, self.generator)
+        return varied, labels.repeat_interleave(self.copies, dim=0), owner.repeat_interleave(self.copies)
 
 
 def mirror(images: Tensor, mirrored: Tensor) -> Tensor:

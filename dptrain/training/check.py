@@ -14,6 +14,7 @@ from dptrain.privacy.mechanism import Mechanism
 from dptrain.privacy.preflight import NUM_RECORDS, Finding, PreflightReport, preflight
 from dptrain.privacy.units import UnitIndex
 from dptrain.seeding import numpy_stream, stream_seed
+from dptrain.training.augment import check_operations
 from dptrain.training.losses import RECORD_LOSSES
 
 
@@ -36,6 +37,7 @@ def check_training(
     training records than the preflight needs.
     """
     patients = cohort.train_patients if patients is None else patients
+    check_operations(config.training.private.augment, tuple(cohort.features.shape[1:]), "training.private.augment")
     units = UnitIndex.build(cohort.patient, patients, mechanism.unit)
     if len(units.records) < NUM_RECORDS:
         raise DataError(

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dptrain.cohorts.cohort import Cohort
-from dptrain.config import Config
+from dptrain.config import AugmentSpec, Config
 from dptrain.models.registry import build_model
 from dptrain.privacy.engine import PrivateEngine
 from dptrain.privacy.mechanism import Mechanism
 from dptrain.privacy.units import UnitIndex
 from dptrain.seeding import numpy_stream, stream_seed
 from dptrain.training.arms import Arm
+from dptrain.training.augment import Augmenter
 from dptrain.training.loop import (
     TrainedModel,
     build_optimizer,
@@ -137,24 +138,35 @@ def _train(
     if mechanism is None:
         rows = np.flatnonzero(data.record_membership(members))
         rng = numpy_stream(config.seed, "batches", index)
-        return walk(usual_steps(model, record_loss, optimizer, data.features, data.labels, rows, config.training, rng))
+        vary = _augmenter(config, config.training.augment, 1, "usual", index)
+        return walk(
+            usual_steps(model, record_loss, optimizer, data.features, data.labels, rows, config.training, rng, vary)
+        )
     is_member = data.unit_membership(members, mechanism.unit)
     max_records = config.training.private.max_records_per_patient if mechanism.unit == "patient" else None
     batches = unit_batches(mechanism, data.units, is_member, max_records, numpy_stream(config.seed, "sampling", index))
+    private = config.training.private
+    vary = _augmenter(config, private.augment, private.copies, "private", index)
     if arm.kind == "matched":
         return walk(
             matched_steps(
-                model, record_loss, optimizer, data.features, data.labels, batches, mechanism.expected_batch_size
+                model, record_loss, optimizer, data.features, data.labels, batches, mechanism.expected_batch_size, vary
             )
         )
     noise = torch.Generator()
     noise.manual_seed(stream_seed(config.seed, "noise", arm.label, index))
     engine = PrivateEngine(model, record_loss, optimizer, mechanism, noise, is_member)
-    step = private_steps(engine, data.features, data.labels, batches, config.training.private.max_batch_records)
+    step = private_steps(engine, data.features, data.labels, batches, private.max_batch_records, vary)
     trained = walk(step)
     engine.close()
     engine.ledger.check(mechanism)
     return dataclasses.replace(trained, ledger=engine.ledger.to_dict())
+
+
+def _augmenter(config: Config, spec: AugmentSpec, copies: int, recipe: str, index: int) -> Augmenter:
+    """Arms of the same recipe share each model's variants."""
+    generator = torch.Generator().manual_seed(stream_seed(config.seed, "augmentation", recipe, index))
+    return Augmenter(spec, copies, generator)
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ from dptrain.privacy.mechanism import Mechanism
 from dptrain.privacy.sampling import poisson_batches
 from dptrain.privacy.secure_random import SecureStream
 from dptrain.privacy.units import UnitIndex
+from dptrain.training.augment import Augmenter
 
 Step = Callable[[], float]
 Evaluate = Callable[[nn.Module], float]
@@ -74,6 +75,7 @@ def usual_steps(
     rows: NDArray[np.int64],
     recipe: TrainingConfig,
     rng: np.random.Generator,
+    vary: Augmenter,
 ) -> Step:
     """Minibatches of the member records `rows`, reshuffled every epoch."""
 
@@ -87,7 +89,8 @@ def usual_steps(
     def step() -> float:
         batch = next(stream)
         optimizer.zero_grad(set_to_none=True)
-        loss = record_loss(model(features[batch]), labels[batch]).mean()
+        inputs, targets, _ = vary(features[batch], labels[batch], batch)
+        loss = record_loss(model(inputs), targets).mean()
         loss.backward()
         optimizer.step()
         return float(loss.detach())
@@ -103,6 +106,7 @@ def matched_steps(
     labels: Tensor,
     batches: Iterator[UnitBatch],
     divisor: float,
+    vary: Augmenter,
 ) -> Step:
     """The private recipe with clipping and noise off: mean gradient per unit, summed, divided by the public divisor."""
 
@@ -116,8 +120,9 @@ def matched_steps(
             optimizer.step()
             return math.nan
         batch = torch.from_numpy(rows)
-        losses = record_loss(model(features[batch]), labels[batch])
-        weights = torch.from_numpy(1.0 / np.bincount(owner, minlength=num_units))[owner].to(losses.dtype)
+        inputs, targets, unit = vary(features[batch], labels[batch], torch.from_numpy(owner))
+        losses = record_loss(model(inputs), targets)
+        weights = (1.0 / torch.bincount(unit, minlength=num_units))[unit].to(losses.dtype)
         (losses * weights).sum().div(divisor).backward()
         optimizer.step()
         return float(losses.detach().mean())
@@ -131,13 +136,15 @@ def private_steps(
     labels: Tensor,
     batches: Iterator[UnitBatch],
     max_batch_records: int,
+    vary: Augmenter,
 ) -> Step:
     """Noisy steps of the engine on the same batches."""
 
     def step() -> float:
         rows, owner, units = next(batches)
         batch = torch.from_numpy(rows)
-        loss = engine.step(features[batch], labels[batch], torch.from_numpy(owner), units, max_batch_records)
+        inputs, targets, unit = vary(features[batch], labels[batch], torch.from_numpy(owner))
+        loss = engine.step(inputs, targets, unit, units, max_batch_records)
         return loss if len(units) else math.nan
 
     return step

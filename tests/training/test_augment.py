@@ -235,7 +235,7 @@ def test_the_clipped_unit_holds_all_copies_of_all_its_records() -> None:
 
 @pytest.mark.parametrize("options, details", [
     ({"flip": 50, "shift": 0.6, "rotate": -1, "crop": 0, "scale": 1, "noise": math.inf, "dropout": math.nan},
-     ["training.augment.flip=50 must be in [0, 1], a fraction, not percent", "shift=0.6 must be in [0, 0.5]",
+     ["augment.flip=50 must be in [0, 1], a fraction, not percent", "shift=0.6 must be in [0, 0.5]",
       "rotate=-1 must be in [0, 180], in degrees", "crop=0 must be in [0.1, 1]", "scale=1 must be in [0, 0.9]",
       "noise=inf must be a finite number >= 0", "dropout=nan must be in [0, 0.9]"]),
 ])  # fmt: skip

@@ -15,6 +15,7 @@ from dptrain.cohorts.cohort import Cohort
 from dptrain.cohorts.membership import draw_membership
 from dptrain.config import (
     AttackConfig,
+    AugmentSpec,
     Config,
     DataConfig,
     FleetConfig,
@@ -92,6 +93,41 @@ def test_matched_equals_clip_where_the_clip_does_not_bind(data, membership):
     assert not np.allclose(
         matched.logits, train(data, membership, "clip", mechanism(clipping_norm=0.1)).logits, atol=1e-3
     )
+
+
+@pytest.mark.parametrize("arm", ["none", "matched", "eps=8"])
+def test_augmentation_reaches_every_arm(data, membership, arm):
+    varied = AugmentSpec(noise=0.5)
+    config = small_config()
+    config = dataclasses.replace(config, training=dataclasses.replace(config.training, augment=varied))
+    private = dataclasses.replace(config.training.private, augment=varied, copies=3)
+    config = dataclasses.replace(config, training=dataclasses.replace(config.training, private=private))
+    used = None if arm == "none" else mechanism(noise_multiplier=1.0 if arm == "eps=8" else 0.0)
+    plain = train(data, membership, arm, used).logits
+    results = [train_fleet_model(config, data, arm_from_label(arm), used, 0, membership[0]) for _ in range(2)]
+    assert not np.allclose(results[0].logits, plain, atol=1e-3)
+    assert np.array_equal(results[0].logits, results[1].logits)
+    if arm == "eps=8":
+        ledger = results[0].ledger
+        assert ledger is not None
+        assert ledger["num_sampled"] == train(data, membership, arm, used).ledger["num_sampled"]
+
+
+def test_matched_and_clip_share_the_variants(data, membership):
+    """Copies are averaged inside the clipped unit: where the clip does not bind, they are the same training."""
+    config = small_config()
+    private = dataclasses.replace(config.training.private, augment=AugmentSpec(noise=0.5), copies=4)
+    config = dataclasses.replace(config, training=dataclasses.replace(config.training, private=private))
+    matched, clip = (
+        train_fleet_model(config, data, arm_from_label(arm), mechanism(clipping_norm=1e6), 0, membership[0]).logits
+        for arm in ("matched", "clip")
+    )
+    assert np.allclose(matched, clip, atol=1e-5)
+
+
+def test_copies_without_augmentation_are_refused():
+    with pytest.raises(ConfigError, match="copies=4 without augmentation averages 4 equal gradients"):
+        PrivateRecipe(copies=4)
 
 
 def test_noise_differs_between_models_and_arms_and_repeats_for_the_same(data, membership):
