@@ -101,6 +101,5 @@ def chest_labels(table: pd.DataFrame, options: ChestLabelOptions, file: str) -> 
     names = options.labels
     if len(names) == 1:
         names = (f"no {names[0]}", names[0])
-    return ChestLabels(
-        "multilabel" if len(options.labels) > 1 else "binary", stacked, names, (~np.isnan(stacked)).any(axis=1)
-    )
+    usable = np.isnan(stacked).sum(axis=1) < len(columns)
+    return ChestLabels("multilabel" if len(columns) > 1 else "binary", stacked, names, usable)

@@ -21,7 +21,7 @@ from dptrain.options import near_miss
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "?", "<na>", "nat"})
 """What counts as a missing value, in lower case."""
-TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
+TEXT_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
 PARQUET_SUFFIXES = (".parquet", ".pq")
 _UNREADABLE = (ValueError, OSError, EOFError, zlib.error)
 

@@ -6,7 +6,10 @@ are brighter.
 
 from __future__ import annotations
 
+import csv
 import gzip
+import hashlib
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,8 +154,56 @@ def write_chexpert(root: Path, batches: bool = False) -> DataConfig:
     return DataConfig("chexpert", 45, path=str(base), options=dict(TINY))
 
 
+def write_ham10000(root: Path) -> DataConfig:
+    """70 lesions of 100 images in quotes as Dataverse serves them; part 1 unpacked, part 2 still a zip."""
+    rng = np.random.default_rng(2)
+    rows = []
+    dx = ["nv", "mel", "bkl", "bcc", "akiec", "vasc", "df"]
+    for number in range(100):
+        lesion = number % 70
+        rows.append({
+            "lesion_id": f"HAM_{118 + lesion:07d}", "image_id": f"ISIC_{27419 + number:07d}", "dx": dx[lesion % 7],
+            "dx_type": ["histo", "follow_up", "consensus", "confocal"][lesion % 4],
+            "age": "" if lesion == 3 else f"{5.0 * (lesion % 18):.1f}",
+            "sex": ["male", "female", "unknown"][lesion % 3],
+            "localization": ["scalp", "back", "unknown", "lower extremity"][lesion % 4],
+            "dataset": ["vidir_modern", "rosendahl"][lesion % 2],
+        })  # fmt: skip
+    pd.DataFrame(rows).to_csv(root / "HAM10000_metadata.csv", index=False, quoting=csv.QUOTE_ALL)
+    with zipfile.ZipFile(root / "HAM10000_images_part_2.zip", "w") as archive:
+        for number in rng.permutation(100):
+            name, sick = f"ISIC_{27419 + number:07d}.jpg", dx[number % 70 % 7] == "mel"
+            save_picture(root / "HAM10000_images_part_1" / name, 5000 + int(number), sick, colour=True)
+            if number >= 50:
+                archive.write(root / "HAM10000_images_part_1" / name, name)
+                (root / "HAM10000_images_part_1" / name).unlink()
+    return DataConfig("ham10000", 50, path=str(root), options={**TINY, "channels": 3})
+
+
+def write_fitzpatrick17k(root: Path) -> DataConfig:
+    """90 photos of three partitions in data/finalfitz17k, a column without values, skin types with -1."""
+    kinds = [("psoriasis", "inflammatory", "non-neoplastic"), ("melanoma", "malignant melanoma", "malignant"),
+             ("dermatofibroma", "benign dermal", "benign"), ("vitiligo", "inflammatory", "non-neoplastic")]  # fmt: skip
+    rows = []
+    for number in range(90):
+        label, nine, three = kinds[number % 4]
+        name = hashlib.md5(str(number).encode()).hexdigest()
+        rows.append({
+            "md5hash": name, "fitzpatrick_scale": [1, 2, 3, 4, 5, 6, -1][number % 7],
+            "fitzpatrick_centaur": [-1, 1, 2][number % 3], "label": label, "nine_partition_label": nine,
+            "three_partition_label": three, "qc": {7: "3 Wrongly labelled", 11: "1 Diagnostic"}.get(number, ""),
+            "url": "" if number == 5 else f"https://www.dermaamin.com/site/images/clinical-pic/a/{number}.jpg",
+            "url_alphanum": f"httpwwwdermaamincomsiteimagesclinicalpica{number}jpg.jpg",
+        })  # fmt: skip
+        save_picture(root / "data" / "finalfitz17k" / f"{name}.jpg", 7000 + number, three == "malignant", colour=True)
+    write_csv(root / "fitzpatrick17k.csv", pd.DataFrame(rows))
+    return DataConfig("fitzpatrick17k", 60, path=str(root), options={**TINY, "channels": 3})
+
+
 SETS: dict[str, Callable[[Path], DataConfig]] = {
     "chexpert": write_chexpert,
+    "fitzpatrick17k": write_fitzpatrick17k,
+    "ham10000": write_ham10000,
     "mimic_cxr": write_mimic_cxr,
 }
 """Data sets by name: each fills a folder and returns the configuration that reads it."""

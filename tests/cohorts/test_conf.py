@@ -10,7 +10,18 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from dptrain.cohorts import chexpert, ecg, images, medmnist, mimic_cxr, mimic_iv_ecg, npz, ptbxl
+from dptrain.cohorts import (
+    chexpert,
+    ecg,
+    fitzpatrick17k,
+    ham10000,
+    images,
+    medmnist,
+    mimic_cxr,
+    mimic_iv_ecg,
+    npz,
+    ptbxl,
+)
 from dptrain.cohorts.breast_cancer import BreastCancerOptions
 from dptrain.cohorts.decode_cache import DecodeOptions
 from dptrain.cohorts.diabetes130 import Diabetes130Options
@@ -30,6 +41,8 @@ OPTIONS: dict[str, type | tuple[type, ...]] = {
     "chexpert": chexpert.OPTIONS,
     "diabetes130": Diabetes130Options,
     "ecg": ecg.OPTIONS,
+    "fitzpatrick17k": fitzpatrick17k.OPTIONS,
+    "ham10000": ham10000.OPTIONS,
     "images": images.OPTIONS,
     "medmnist": medmnist.OPTIONS,
     "mimic_cxr": mimic_cxr.OPTIONS,
