@@ -7,8 +7,8 @@ models trained on halves of these same patients; it says nothing about other pat
 Twin pairs are not independent of each other either: each is also a reference for all others. Without leakage the
 figures of two pairs share a term, and with n pairs the variance of the mean is 2 (n - 1) / (n - 2) times what the
 spread over pairs says (derived for a score that is bilinear in target and reference; simulations with LiRA agree).
-Without that factor the lower end of a "95%" interval is above 0.5 in 7 to 10% of studies that leak nothing. Where models
-leak, the spread of the targets prevails and the factor makes the interval wider than needed, about 1.5 times.
+Without that factor the lower end of a "95%" interval is above 0.5 in 7 to 10% of studies that leak nothing. Where
+models leak, the spread of the targets prevails and the factor makes the interval wider than needed, about 1.5 times.
 """
 
 import math
