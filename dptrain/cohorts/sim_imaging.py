@@ -46,16 +46,20 @@ CHUNK = 16
 class SimImagingOptions(SimulatedOptions):
     """Options of data=sim_imaging."""
 
-    num_patients: int = 1500
+    num_patients: int = 2000
     """Patients of the population, training and test."""
     labels: str = "binary"
     """binary: no lesion against lesion. multilabel: nodule, consolidation."""
     image_size: int = 64
     """Pixels on a side: 32, 64 or 128."""
+    lesion_contrast: float = 1.0
+    """How dense lesions are; 2 makes nearly all of them plain to see."""
 
     def __post_init__(self) -> None:
         problems = option_problems(self) + choice_problem("labels", self.labels, ("binary", "multilabel"))
         problems += choice_problem("image_size", self.image_size, (32, 64, 128))
+        if not 0 < self.lesion_contrast <= 3:
+            problems.append(f"data.lesion_contrast={self.lesion_contrast} must be above 0 and at most 3.")
         if problems:
             raise ConfigError(problems)
 
@@ -100,7 +104,7 @@ def simulate_films(
     """((N, size, size) brightness from 0 to 1, (N, 2) labelled lesions, the patients)."""
     draws = Draws("sim_imaging", options.seed)
     patients = simulate_patients(options, draws, mean_records)
-    found = _lungs(patients, draws)
+    found = _lungs(patients, draws, options.lesion_contrast)
     exposure = draws.normal("exposure", patients, 3)
     strength = options.outlier_strength * patients.is_outlier[patients.patient]
     device = draws.uniform("device", patients.num_patients, 5)[patients.patient]
@@ -157,7 +161,7 @@ def _anatomy(some: Patients, draws: Draws, options: SimImagingOptions) -> Anatom
     )
 
 
-def _lungs(patients: Patients, draws: Draws) -> Lungs:
+def _lungs(patients: Patients, draws: Draws, contrast: float) -> Lungs:
     row, num = patients.patient, patients.num_patients
     uniform = draws.uniform("lesions", num, 12).astype(np.float64)
     normal = draws.normal("lesions", num, 2).astype(np.float64)
@@ -171,7 +175,7 @@ def _lungs(patients: Patients, draws: Draws) -> Lungs:
     y = np.column_stack([-0.42 + 0.66 * uniform[:, 6], -0.28 + 0.55 * uniform[:, 7]])
     x *= np.where(y < -0.2, 0.8, 1.0)
     radius = np.column_stack([0.055 + 0.05 * uniform[:, 8], 0.15 + 0.12 * uniform[:, 9]])
-    degree = np.array([0.26, 0.20]) * np.exp(0.4 * normal)
+    degree = contrast * np.array([0.30, 0.24]) * np.exp(0.35 * normal)
     return Lungs(
         degree=np.where(has, degree[row], 0.0),
         place=np.stack([x, y], axis=2)[row],

@@ -121,6 +121,18 @@ def test_lesions_can_be_seen_but_not_all_of_them() -> None:
     assert roc_auc_score(label[~usual], score[~usual]) < 0.45, "the rare group's own rule is the opposite"
 
 
+def test_contrast_makes_lesions_denser_and_nothing_else() -> None:
+    (plain, lesions, people), (bold, same, _) = films(300), films(300, lesion_contrast=2.0)
+    np.testing.assert_array_equal(lesions, same)
+    ordinary = people.planted[people.patient] == "none"
+    change = (bold - plain)[ordinary]
+    ill = lesions[ordinary].any(axis=1)
+    assert not change[~ill].any()
+    assert np.median(change[ill].max(axis=(1, 2))) > 0.15
+    with pytest.raises(ConfigError, match=r"data.lesion_contrast=0.0 must be above 0"):
+        films(20, lesion_contrast=0.0)
+
+
 def test_nodules_stay_and_consolidations_come_and_go() -> None:
     _, lesions, people = films(outlier_share=0.0, rare_share=0.0)
     for index, stays in ((0, True), (1, False)):
