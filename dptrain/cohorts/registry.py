@@ -13,6 +13,8 @@ from dptrain.cohorts.chexpert import read_chexpert
 from dptrain.cohorts.cohort import Cohort
 from dptrain.cohorts.diabetes130 import read_diabetes130
 from dptrain.cohorts.ecg import read_ecg
+from dptrain.cohorts.embed import read_embed
+from dptrain.cohorts.fairvision import read_fairvision
 from dptrain.cohorts.fitzpatrick17k import read_fitzpatrick17k
 from dptrain.cohorts.ham10000 import read_ham10000
 from dptrain.cohorts.images import read_images
@@ -35,6 +37,8 @@ READERS: dict[str, Callable[[DataConfig], Records]] = {
     "chexpert": read_chexpert,
     "diabetes130": read_diabetes130,
     "ecg": read_ecg,
+    "embed": read_embed,
+    "fairvision": read_fairvision,
     "fitzpatrick17k": read_fitzpatrick17k,
     "ham10000": read_ham10000,
     "images": read_images,

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
 from dptrain.config import DataConfig
 
@@ -200,8 +202,125 @@ def write_fitzpatrick17k(root: Path) -> DataConfig:
     return DataConfig("fitzpatrick17k", 60, path=str(root), options={**TINY, "channels": 3})
 
 
+GLAUCOMA_TABLE = ("filename", "age", "gender", "race", "ethnicity", "language", "maritalstatus", "md", "glaucoma",
+                  "use")  # fmt: skip
+DR_SUBTYPES = ("no.dr.diagnosis", "mild.npdr", "severe.npdr", "not.in.icd.table", "pdr", "moderate.npdr")
+AMD_CONDITIONS = ("not.in.icd.table", "early.dry", "intermediate.dry", "wet.amd.inactive.scar", "no.amd.diagnosis",
+                  "advanced.atrophic.dry.with.subfoveal.involvement")  # fmt: skip
+
+
+def write_fairvision(root: Path) -> DataConfig:
+    """80 glaucoma patients with a table, 40 of DR and of AMD without one; -1 where an attribute is not known."""
+    for disease, home, count in (("glaucoma", "Glaucoma", 80), ("dr", "DR", 40), ("amd", "AMD", 40)):
+        rng = np.random.default_rng(len(disease))
+        rows = []
+        for number in range(1, count + 1):
+            part = "Training" if number <= 0.6 * count else "Validation" if number <= 0.7 * count else "Test"
+            folder = root / home / part
+            folder.mkdir(parents=True, exist_ok=True)
+            sick = number % 3 == 0
+            label = {"glaucoma": {"glaucoma": np.array(float(sick)), "md": np.array(-3.63)},
+                     "dr": {"dr_subtype": np.array(DR_SUBTYPES[number % 6])},
+                     "amd": {"amd_condition": np.array(AMD_CONDITIONS[number % 6])}}[disease]  # fmt: skip
+            fundus = rng.integers(0, 120, (20, 20)) + 100 * sick
+            race = np.array(number % 3) if number % 2 else np.array(["Asian", "Black or African American",
+                                                                     "White or Caucasian"][number % 3])  # fmt: skip
+            np.savez_compressed(
+                folder / f"data_{number:05d}.npz",
+                slo_fundus=fundus.astype(np.float64 if number % 2 else np.uint8),
+                oct_bscans=np.zeros((4, 5, 5), np.uint8), race=race, male=np.array(number % 2),
+                hispanic=np.array(-1 if number == 7 else number % 2), maritalstatus=np.array(number % 5),
+                language=np.array(number % 3), **label,
+            )  # fmt: skip
+            save_picture(folder / f"slo_fundus_{number:05d}.jpg", 9000 + number, sick)
+            rows.append((
+                f"data_{number:05d}.npz", f"{20 + number * 0.83:.2f}", ["female", "male"][number % 2],
+                ["asian", "black", "white"][number % 3], "unknown" if number == 7 else "non-hispanic", "english",
+                ["married or partnered", "single", "unknown"][number % 3], "-3.63", ["no", "yes"][sick],
+                part.lower(),
+            ))  # fmt: skip
+        if disease == "glaucoma":
+            write_csv(root / home / "ReadMe" / "data_summary_glaucoma.csv", pd.DataFrame(rows, columns=GLAUCOMA_TABLE))
+    return DataConfig("fairvision", 56, path=str(root), options=dict(TINY))
+
+
+EMBED_RACES = ("Caucasian or White", "African American  or Black", "Asian", "Multiple", "Not Recorded",
+               "Unknown, Unavailable or Unreported", "Native Hawaiian or Other Pacific Islander")  # fmt: skip
+
+
+def save_mammogram(path: Path, seed: int, bright: bool) -> None:
+    """DICOM of 12 x 10 pixels with 12 of 16 bits, MONOCHROME1 (bright tissue has small numbers) for even seeds."""
+    stored = np.random.default_rng(seed).integers(0, 1500, (12, 10)).astype(np.uint16) + 2000 * bright
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = DigitalMammographyXRayImageStorageForPresentation
+    meta.MediaStorageSOPInstanceUID = path.stem
+    dataset = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, path.stem
+    dataset.Rows, dataset.Columns, dataset.SamplesPerPixel, dataset.PixelRepresentation = 12, 10, 1, 0
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+    dataset.PhotometricInterpretation = "MONOCHROME2" if seed % 2 else "MONOCHROME1"
+    dataset.PixelData = (stored if seed % 2 else 4095 - stored).astype("<u2").tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+
+
+def write_embed(root: Path) -> DataConfig:
+    """70 women (and one man): screening exams with findings of one side, of both, of none; diagnostic exams.
+
+    Exam by number modulo 5: 0 negative, one row with blank side; 1 additional evaluation left, negative right; 2 two
+    findings left, one of them cancer, nothing for the right; 3 bilateral benign; 4 cancer right (bside), called left.
+    """
+    findings: list[dict[str, Any]] = []
+    files: list[dict[str, Any]] = []
+    kinds = {
+        0: [("", "N", "", "")], 1: [("L", "A", "", ""), ("R", "N", "", "")],
+        2: [("L", "B", "", ""), ("L", "S", "L", 0.0)], 3: [("B", "B", "", "")], 4: [("L", "A", "R", 1.0)],
+    }  # fmt: skip
+    for number in range(71):
+        for exam in range(1 + number % 2):
+            patient, accession = 60696000 + number, 8093000 + 10 * number + exam
+            density = 5.0 if number == 70 else "" if number == 6 else float(1 + number % 4)
+            screening = exam == 0
+            for index, (side, asses, bside, severity) in enumerate(kinds[number % 5]):
+                findings.append({
+                    "empi_anon": patient, "acc_anon": accession, "study_date_anon": "2013-05-21",
+                    "desc": "MG Screening Bilateral w/CAD" if screening else "MG Diagnostic Bilateral w/ CAD",
+                    "numfind": index + 1, "side": side, "asses": "X" if number == 8 else asses, "tissueden": density,
+                    "bside": bside, "path_severity": severity, "GENDER_DESC": "Male" if number == 70 else "Female",
+                    "RACE_DESC": EMBED_RACES[number % len(EMBED_RACES)],
+                    "ETHNIC_GROUP_DESC": "Hispanic or Latino" if number % 5 == 1 else
+                                         "Unreported, Unknown, Unavailable" if number % 5 == 2 else "Non-Hispanic",
+                    "MARITAL_STATUS_DESC": "Married", "age_at_study": "" if number == 9 else 35.2 + number % 50,
+                    "total_L_find": 1, "total_R_find": 1, "cohort_num": 1 + number % 2, "first_3_zip": 303,
+                })  # fmt: skip
+            for kind, view, side, spot in (("2D", "CC", "L", ""), ("2D", "MLO", "R", 0.0), ("C-view", "CC", "L", ""),
+                                           ("2D", "ML", "R", ""), ("2D", "CC", "R", 1.0)):  # fmt: skip
+                uid = f"1.2.840.{number}.{exam}.{len(files)}"
+                path = f"cohort_{1 + number % 2}/{patient}/1.2.{accession}/{uid}.dcm"
+                dense = isinstance(density, float) and density in (3.0, 4.0)
+                if (kind, view, spot) in (("2D", "CC", ""), ("2D", "MLO", 0.0)):
+                    save_mammogram(root / "images" / path, len(files), dense)
+                files.append({
+                    "empi_anon": float(patient), "acc_anon": float(accession), "cohort_num": 1 + number % 2,
+                    "study_date_anon": "2013-05-20", "StudyDescription": "MG Screening",
+                    "SeriesDescription": f"{side} {view}",
+                    "FinalImageType": kind, "ImageLateralityFinal": side, "ViewPosition": view, "spot_mag": spot,
+                    "anon_dicom_path": f"/mnt/NAS2/mammo/anon_dicom/{path}", "num_roi": 0, "ROI_coords": "()",
+                    "SRC_DST": "", "match_level": "", "Manufacturer": "HOLOGIC, Inc.", "PatientSex": "F",
+                })  # fmt: skip
+    files.append(files[0])
+    files.append({**files[0], "acc_anon": 1.0, "anon_dicom_path": "/mnt/NAS2/mammo/anon_dicom/cohort_1/lost.dcm"})
+    table = pd.DataFrame(findings)
+    write_csv(root / "tables" / "EMBED_OpenData_clinical_reduced.csv", table.reset_index(names="Unnamed: 0"))
+    write_csv(root / "tables" / "EMBED_OpenData_metadata_reduced.csv", pd.DataFrame(files))
+    return DataConfig("embed", 50, path=str(root), options=dict(TINY))
+
+
 SETS: dict[str, Callable[[Path], DataConfig]] = {
     "chexpert": write_chexpert,
+    "embed": write_embed,
+    "fairvision": write_fairvision,
     "fitzpatrick17k": write_fitzpatrick17k,
     "ham10000": write_ham10000,
     "mimic_cxr": write_mimic_cxr,

@@ -13,6 +13,8 @@ from omegaconf import OmegaConf
 from dptrain.cohorts import (
     chexpert,
     ecg,
+    embed,
+    fairvision,
     fitzpatrick17k,
     ham10000,
     images,
@@ -41,6 +43,8 @@ OPTIONS: dict[str, type | tuple[type, ...]] = {
     "chexpert": chexpert.OPTIONS,
     "diabetes130": Diabetes130Options,
     "ecg": ecg.OPTIONS,
+    "embed": embed.OPTIONS,
+    "fairvision": fairvision.OPTIONS,
     "fitzpatrick17k": fitzpatrick17k.OPTIONS,
     "ham10000": ham10000.OPTIONS,
     "images": images.OPTIONS,
