@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
-from dptrain.cohorts.registry import load_cohort
 from dptrain.config import Config
 from dptrain.privacy.mechanism import Mechanism
 from dptrain.privacy.preflight import CHECKS, PreflightReport
 from dptrain.study.runner import nominal_units
 from dptrain.training.arms import Arm, arms_of_run, build_mechanism
 from dptrain.training.check import check_training
+from dptrain.training.prepare import prepared_cohort
 
 
 def check(config: Config) -> tuple[PreflightReport, str]:
@@ -22,7 +22,7 @@ def check(config: Config) -> tuple[PreflightReport, str]:
         arm = Arm("clip")
     mechanism, _ = build_mechanism(config, arm, nominal_units(config))
     assert mechanism is not None
-    cohort = load_cohort(config.data, config.seed)
+    cohort = prepared_cohort(config)
     report = check_training(config, cohort, mechanism)
     simulated = " (SIMULATED data)" if cohort.simulated else ""
     return report, as_table(report, mechanism, f"{config.model.name} on {config.data.name}{simulated}")

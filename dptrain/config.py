@@ -83,7 +83,7 @@ class ModelConfig:
     """The network. Its own fields (width, depth, ...) are in `options` and checked by its builder."""
 
     name: str
-    """Name of the architecture: linear, mlp, tab_resnet."""
+    """Name of the architecture (conf/model/ lists them), or the import path of a user's own class."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """What only this architecture has."""
 

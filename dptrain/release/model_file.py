@@ -15,6 +15,7 @@ from dptrain.config import Config, ModelConfig, to_dict
 from dptrain.errors import StudyError
 from dptrain.models.registry import build_model
 from dptrain.study.atomic import write_bytes, write_json
+from dptrain.study.frozen import options_without_encoder
 
 SCHEMA = 1
 
@@ -23,13 +24,13 @@ def write_model(folder: Path, config: Config, cohort: Cohort, model: nn.Module) 
     """Write `model.safetensors` and `model.json`.
 
     The JSON names the features in order and the settings that encode a record, but no path and nothing that was
-    counted in the training patients.
+    counted in the training patients. A probe's encoder is not in it; the statement names its file and digest.
     """
     data = to_dict(config.data)
     description = {
         "schema": SCHEMA,
         "dptrain": __version__,
-        "model": {"name": config.model.name, "options": dict(config.model.options)},
+        "model": {"name": config.model.name, "options": options_without_encoder(config.model)},
         "input_shape": list(cohort.features.shape[1:]),
         "num_outputs": cohort.num_outputs,
         "task": cohort.task,

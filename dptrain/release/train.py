@@ -33,7 +33,7 @@ from torch import nn
 
 from dptrain import __version__
 from dptrain.cohorts.cohort import Cohort
-from dptrain.cohorts.registry import load_cohort, nominal_train_patients
+from dptrain.cohorts.registry import nominal_train_patients
 from dptrain.config import Config
 from dptrain.errors import ConfigError, StudyError
 from dptrain.models.registry import build_model
@@ -62,6 +62,7 @@ from dptrain.training.loop import (
     weight_average,
 )
 from dptrain.training.losses import RECORD_LOSSES
+from dptrain.training.prepare import prepared_cohort
 
 OWN_ENTRIES = {"model.safetensors", "model.json", "statement.md", "statement.json", "restricted"}
 log = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ def make_plan(config: Config) -> Plan:
             "privacy.epsilon=inf asks dptrain train for a model without privacy. It makes models with a guarantee; "
             "name an epsilon (privacy.epsilon=3) or a cap on attacks (privacy.target=tpr)."
         )
-    cohort = load_cohort(config.data, config.seed)
+    cohort = prepared_cohort(config)
     for warning in cohort.warnings:
         log.warning("%s: %s", cohort.name, warning)
     hold_out = config.release.hold_out

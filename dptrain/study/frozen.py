@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from dptrain.config import Config, to_dict
+from dptrain.config import Config, ModelConfig, to_dict
 
 FREE = (
     "privacy.epsilon",
@@ -29,6 +29,19 @@ held to by their content, not by their path. `block_size` is fixed when the stud
 FREE_DATA_OPTIONS = ("cache_dir", "root", "workers")
 """The same for settings that only some data sets have (images, ECGs): where decoded files lie, and speed."""
 
+ENCODER_OPTIONS = (
+    "encoder",
+    "network",
+    "network_options",
+    "head",
+    "repeat_channels",
+    "size",
+    "encode_batch",
+    "cache_dir",
+)
+"""Options of model=linear_probe about its frozen encoder. What the encoder made of the records is the data of the
+study, held to by their content; the model that is trained does not know it."""
+
 
 def freeze(config: Config) -> dict[str, Any]:
     """Plain settings without those of `FREE` and the group `release`, which a study does not read."""
@@ -38,8 +51,15 @@ def freeze(config: Config) -> dict[str, Any]:
         settings[group].pop(key)
     for key in FREE_DATA_OPTIONS:
         settings["data"]["options"].pop(key, None)
+    settings["model"]["options"] = options_without_encoder(config.model)
     settings.pop("release")
     return settings
+
+
+def options_without_encoder(model: ModelConfig) -> dict[str, Any]:
+    """The options that say how to build what is trained."""
+    left_out = ENCODER_OPTIONS if model.name == "linear_probe" else ()
+    return {key: value for key, value in model.options.items() if key not in left_out}
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:

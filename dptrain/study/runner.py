@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from dptrain.cohorts.cohort import Cohort
-from dptrain.cohorts.registry import load_cohort, nominal_train_patients
+from dptrain.cohorts.registry import nominal_train_patients
 from dptrain.config import Config, ModelConfig, to_dict
 from dptrain.errors import PrivacyError, StudyError
 from dptrain.models.registry import build_model, num_parameters
@@ -45,6 +45,7 @@ from dptrain.training.augment import check_operations
 from dptrain.training.check import check_delta, check_training
 from dptrain.training.fleet import FleetData, train_fleet_model
 from dptrain.training.loop import evaluation_steps
+from dptrain.training.prepare import prepared_cohort
 
 POLL_S = 0.5
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
@@ -55,7 +56,7 @@ log = logging.getLogger(__name__)
 
 def prepare_study(config: Config) -> StudyFolder:
     """Read the cohort, check it against the configuration, and create or open the study's folder."""
-    cohort = load_cohort(config.data, config.seed)
+    cohort = prepared_cohort(config)
     for warning in cohort.warnings:
         log.warning("%s: %s", cohort.name, warning)
     check_delta(config.privacy.delta, len(cohort.train_patients))

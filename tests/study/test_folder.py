@@ -30,7 +30,7 @@ def config(tmp_path):
 @pytest.fixture
 def cohort(monkeypatch):
     made = small_cohort()
-    monkeypatch.setattr(runner, "load_cohort", lambda data, seed: made)
+    monkeypatch.setattr(runner, "prepared_cohort", lambda config: made)
     return made
 
 
