@@ -356,7 +356,7 @@ def test_sigkill_and_the_same_command_again(folder, tmp_path):
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
     first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 900
     while time.monotonic() < deadline and not (
         (folder / "restricted" / "steps.log").exists() and len(journal(folder)) > 200
     ):
