@@ -33,7 +33,7 @@ def decode_number(source: Source) -> NDArray[np.float32]:
     if text == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
     if text == "slow":
-        time.sleep(30)
+        time.sleep(120)
     return np.full((2, 3), float(text), dtype=np.float32)
 
 
@@ -261,7 +261,7 @@ def test_a_killed_decode_leaves_nothing_that_is_believed(folder: Path, cache: Pa
     )
     arguments = [sys.executable, "-c", code, str(Path(__file__).parent), str(folder), str(cache)]
     process = subprocess.Popen(arguments, start_new_session=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 900
     while not decoded_rows(cache) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert decoded_rows(cache), "it was killed in the middle"
@@ -271,7 +271,7 @@ def test_a_killed_decode_leaves_nothing_that_is_believed(folder: Path, cache: Pa
     (folder / "p99.txt").write_text("99")
     again = decode_files(sources(folder), decoder(), options)
     np.testing.assert_array_equal(again.features[:, 0, 0], np.arange(NUM_FILES))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while alive(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not alive(process.pid), "workers end with their parent"
