@@ -3,7 +3,8 @@
 from dptrain.attacks.lira import lira_offline, lira_online
 from dptrain.attacks.patient import expand_membership, max_over_records, sum_over_records
 from dptrain.attacks.protocol import ATTACKS, Attack, attack_named, default_attack
-from dptrain.attacks.signals import compute_label_signals, compute_signals
+from dptrain.attacks.rmia import rmia_offline, rmia_one_reference, rmia_online
+from dptrain.attacks.signals import compute_label_signals, compute_log_probabilities, compute_signals
 from dptrain.attacks.threshold import threshold_scores
 from dptrain.attacks.twins import find_twins, model_units
 
@@ -12,6 +13,7 @@ __all__ = [
     "Attack",
     "attack_named",
     "compute_label_signals",
+    "compute_log_probabilities",
     "compute_signals",
     "default_attack",
     "expand_membership",
@@ -20,6 +22,9 @@ __all__ = [
     "lira_online",
     "max_over_records",
     "model_units",
+    "rmia_offline",
+    "rmia_one_reference",
+    "rmia_online",
     "sum_over_records",
     "threshold_scores",
 ]

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from dptrain.attacks.checks import FloatArray
 
@@ -41,9 +42,9 @@ def compute_signals(logits_MNK: npt.ArrayLike, labels: npt.ArrayLike, task: Task
     Raises:
         ValueError: shapes or labels that do not fit the task, or logits that are not finite.
     """
-    logits, checked = _checked(logits_MNK, labels, task)
+    logits, checked = checked_logits(logits_MNK, labels, task)
     signals = np.empty(logits.shape[:2], dtype=np.float64)
-    for model, records, values_NK in _chunks(logits):
+    for model, records, values_NK in logit_chunks(logits):
         if task == "multiclass":
             signals[model, records] = _margin(values_NK, checked[records].astype(np.int64))
         else:
@@ -57,14 +58,37 @@ def compute_label_signals(logits_MNL: npt.ArrayLike, labels_NL: npt.ArrayLike) -
     Their sum over the present labels is `compute_signals(..., task="multilabel")`. Arguments and errors as
     there.
     """
-    logits, labels = _checked(logits_MNL, labels_NL, "multilabel")
+    logits, labels = checked_logits(logits_MNL, labels_NL, "multilabel")
     signals = np.empty(logits.shape, dtype=np.float64)
-    for model, records, values_NL in _chunks(logits):
+    for model, records, values_NL in logit_chunks(logits):
         signals[model, records] = (2.0 * labels[records] - 1.0) * values_NL
     return signals
 
 
-def _chunks(logits: npt.NDArray[np.floating]) -> Iterator[tuple[int, slice, FloatArray]]:
+def compute_log_probabilities(logits_MNK: npt.ArrayLike, labels: npt.ArrayLike, task: Task) -> FloatArray:
+    """Return (M, N) float64 log p(y | x), the log-probability of the true label (nats, at most 0). HIGHER MEANS MEMBER.
+
+    For one output and for classes this is log sigmoid of the signal, accurate at both ends: a probability of
+    1 - 1e-40 keeps its digits. Several labels are taken as independent given the record: the sum over labels; a
+    record whose labels are all missing has 0 in every model. Arguments and errors as `compute_signals`.
+    """
+    if task != "multilabel":
+        return np.asarray(special.log_expit(compute_signals(logits_MNK, labels, task)), dtype=np.float64)
+    logits, checked = checked_logits(logits_MNK, labels, task)
+    log_probability_MN = np.empty(logits.shape[:2], dtype=np.float64)
+    for model, records, values_NL in logit_chunks(logits):
+        signs_NL = _signs(checked[records])
+        log_probability_NL = special.log_expit(signs_NL * values_NL)
+        log_probability_MN[model, records] = np.where(signs_NL != 0.0, log_probability_NL, 0.0).sum(axis=1)
+    return log_probability_MN
+
+
+def logit_chunks(logits: npt.NDArray[np.floating]) -> Iterator[tuple[int, slice, FloatArray]]:
+    """Yield (model, records, (n, K) float64 logits), a bounded number of values at a time.
+
+    Raises:
+        ValueError: logits that are not finite; the model is named.
+    """
     num_models, num_records, num_outputs = logits.shape
     step = max(1, _CHUNK_VALUES // num_outputs)
     for model in range(num_models):
@@ -93,7 +117,14 @@ def _signs(labels_NL: FloatArray) -> FloatArray:
     return np.nan_to_num(2.0 * labels_NL - 1.0, nan=0.0)
 
 
-def _checked(logits: npt.ArrayLike, labels: npt.ArrayLike, task: Task) -> tuple[npt.NDArray[np.floating], FloatArray]:
+def checked_logits(
+    logits: npt.ArrayLike, labels: npt.ArrayLike, task: Task
+) -> tuple[npt.NDArray[np.floating], FloatArray]:
+    """Return (M, N, K) logits as they are and float64 labels, (N,) classes or (N, L) of 0, 1 or NaN.
+
+    Raises:
+        ValueError: shapes or labels that do not fit the task.
+    """
     if task not in get_args(Task):
         raise ValueError(f"task={task!r} must be one of {', '.join(get_args(Task))}.")
     values = np.asanyarray(logits)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import special
 
 from dptrain.attacks import (
     ATTACKS,
@@ -23,36 +24,58 @@ class TestEveryAttack:
         members = expand_membership(membership, patient)
         return signals + leak * signals.std(axis=0) * members, members
 
+    def run(self, name, log_odds, members, targets=None):
+        """The attack on what it wants to be given."""
+        attack = ATTACKS[name]
+        population = 3.0 * np.random.default_rng(1).normal(size=(len(log_odds), 50))
+        log_probability = attack.signal == "log_probability"
+        signals, population = (
+            special.log_expit(values) if log_probability else values for values in (log_odds, population)
+        )
+        before = signals.copy(), population.copy()
+        scores = attack.function(signals, members, targets=targets, population_MZ=population)
+        np.testing.assert_array_equal(signals, before[0])
+        np.testing.assert_array_equal(population, before[1])
+        kept = scores.copy()
+        scores[:] = 7.0
+        np.testing.assert_array_equal(signals, before[0])
+        return kept
+
     def test_gives_a_finite_score_to_every_target_and_record(self, name):
         signals, members = self.draw()
         attack = ATTACKS[name]
         assert attack.name == name
         assert len(attack.description) > 20
-        scores = attack.function(signals, members)
+        scores = self.run(name, signals, members)
         assert scores.shape == signals.shape
         assert scores.dtype == np.float64
         assert np.isfinite(scores).all()
-        np.testing.assert_array_equal(attack.function(signals, members, targets=[3]), scores[[3]])
+        np.testing.assert_array_equal(self.run(name, signals, members, [3]), scores[[3]])
 
     def test_higher_means_member(self, name):
         signals, members = self.draw(leak=2.0)
         signals = signals - signals.mean(axis=0) if name == "threshold" else signals
-        scores = ATTACKS[name].function(signals, members)
+        scores = self.run(name, signals, members)
         assert scores[members].mean() > scores[~members].mean()
 
     def test_leaves_its_inputs_alone_and_aliases_nothing(self, name):
         signals, members = self.draw()
-        before = signals.copy(), members.copy()
-        ATTACKS[name].function(signals, members)[:] = 7.0
-        np.testing.assert_array_equal(signals, before[0])
-        np.testing.assert_array_equal(members, before[1])
+        before = members.copy()
+        self.run(name, signals, members)
+        np.testing.assert_array_equal(members, before)
 
     def test_does_not_depend_on_the_target_own_membership(self, name):
         signals, members = self.draw()
-        scores = ATTACKS[name].function(signals, members)
+        scores = self.run(name, signals, members)
         flipped = members.copy()
         flipped[4:6] = ~flipped[4:6]  # the target and its twin swap places
-        np.testing.assert_allclose(ATTACKS[name].function(signals, flipped)[4], scores[4], rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(self.run(name, signals, flipped)[4], scores[4], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name, attack in ATTACKS.items() if attack.needs_population])
+def test_a_missing_population_is_said(name):
+    with pytest.raises(ValueError, match=f"attack='{name}' needs population_MZ"):
+        ATTACKS[name].function(np.full((4, 2), -1.0), np.zeros((4, 2), bool))
 
 
 def test_names_and_defaults():
@@ -61,7 +84,7 @@ def test_names_and_defaults():
     assert default_attack(2).name == "threshold"
     assert attack_named("lira_offline", "pooled").name == "lira_offline_pooled"
     assert attack_named("lira_online").name == attack_named("lira_online", "per_record").name
-    for name, variance in (("lire", None), ("threshold", "pooled"), ("lira_online", "own")):
+    for name, variance in (("lire", None), ("threshold", "pooled"), ("lira_online", "own"), ("rmia_online", "pooled")):
         with pytest.raises(ValueError, match="unknown"):
             attack_named(name, variance)
     with pytest.raises(ValueError, match="num_models=0"):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dptrain.attacks import compute_label_signals, compute_signals, signals
+from dptrain.attacks import compute_label_signals, compute_log_probabilities, compute_signals, signals
 from tests.oracles import attack_oracles
 
 CASES = [("binary", 1), ("multiclass", 2), ("multiclass", 5), ("multilabel", 3)]
@@ -36,6 +36,28 @@ def test_chunks_change_nothing_and_inputs_stay(task, num_outputs, monkeypatch):
     np.testing.assert_array_equal(compute_signals(logits, labels, task), whole)
     np.testing.assert_array_equal(logits, logits_before)
     np.testing.assert_array_equal(labels, labels_before)
+
+
+@pytest.mark.parametrize(("task", "num_outputs"), CASES)
+def test_log_probabilities_equal_the_slow_twin(task, num_outputs, monkeypatch):
+    logits, labels = draw(task, num_outputs, np.random.default_rng(3))
+    expected = [
+        [attack_oracles.log_probability(logits[m, n], labels[n], task) for n in range(logits.shape[1])]
+        for m in range(logits.shape[0])
+    ]
+    whole = compute_log_probabilities(logits, labels, task)
+    np.testing.assert_allclose(whole, expected, rtol=1e-12, atol=1e-300)
+    monkeypatch.setattr(signals, "_CHUNK_VALUES", 4)
+    np.testing.assert_array_equal(compute_log_probabilities(logits, labels, task), whole)
+
+
+def test_log_probabilities_keep_their_digits_at_both_ends():
+    logits = np.array([[[90.0], [90.0]]], dtype=np.float32)
+    np.testing.assert_allclose(compute_log_probabilities(logits, [1, 0], "binary"), [[-np.exp(-90.0), -90.0]])
+    two = np.array([[[800.0, 0.0], [0.0, 800.0]]])
+    assert compute_log_probabilities(two, [1, 1], "multiclass").tolist() == [[-800.0, 0.0]]
+    missing = compute_log_probabilities(np.ones((2, 1, 2)), [[np.nan, np.nan]], "multilabel")
+    assert missing.tolist() == [[0.0], [0.0]]
 
 
 def test_label_signals_sum_to_the_signal():

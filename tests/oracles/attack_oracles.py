@@ -17,6 +17,15 @@ def signal(logits, label, task):
     return sum((2 * y - 1) * z for z, y in zip(logits, label, strict=True) if not math.isnan(y))
 
 
+def log_probability(logits, label, task):
+    """log p(y | x) of one record from its list of logits."""
+    if task == "multiclass":
+        return -math.log1p(sum(math.exp(z - logits[label]) for j, z in enumerate(logits) if j != label))
+    if task == "binary":
+        logits, label = logits[:1], [label]
+    return -sum(math.log1p(math.exp((1 - 2 * y) * z)) for z, y in zip(logits, label, strict=True) if not math.isnan(y))
+
+
 def references(membership, target):
     """Models that are neither the target nor its twin (the first other row that is its complement)."""
     for model in range(len(membership)):
@@ -77,3 +86,43 @@ def shrunk_log_density(signal, group, prior_variance, prior_df):
 
 def gather(scores, patient, num_patients, how):
     return [how([s for s, p in zip(scores, patient, strict=True) if p == q]) for q in range(num_patients)]
+
+
+def rmia(log_p, membership, population, a=None):
+    """(T, N, Z) likelihood ratios (p_x / pr_x) / (p_z / pr_z), twin excluded; a: (T,) or None for the online attack."""
+    p, pz = np.exp(log_p), np.exp(population)
+    num_models, num_records = p.shape
+    ratios = np.empty((num_models, num_records, pz.shape[1]))
+    for target in range(num_models):
+        models = references(membership, target)
+        groups = [sides(p, membership, models, n) for n in range(num_records)]
+        mean_in = np.array([np.mean(g[0]) if g[0] else math.nan for g in groups])
+        mean_out = np.array([np.mean(g[1]) for g in groups])
+        slope = a[target] if a is not None else sum((1 - mean_in) * (1 - mean_out)) / sum((1 - mean_out) ** 2)
+        pr_x = (mean_in + mean_out) / 2 if a is None else ((1 + slope) * mean_out + 1 - slope) / 2
+        pr_z = ((1 + slope) * pz[models].mean(axis=0) + 1 - slope) / 2
+        for n in range(num_records):
+            for z in range(pz.shape[1]):
+                ratios[target, n, z] = (p[target, n] / pr_x[n]) / (pz[target, z] / pr_z[z])
+    return ratios
+
+
+def rmia_one_reference(log_p, membership, population, a=None):
+    """The same with the first model of the next pair of neighbouring twins as the only reference."""
+    p, pz = np.exp(log_p), np.exp(population)
+    num_models, num_records = p.shape
+    ratios = np.empty((num_models, num_records, pz.shape[1]))
+    for target in range(num_models):
+        r = (target // 2 * 2 + 2) % num_models
+        inside = [p[r, n] for n in range(num_records) if membership[r][n]]
+        outside = [p[r, n] for n in range(num_records) if not membership[r][n]]
+        slope = (1 - np.mean(inside)) / (1 - np.mean(outside)) if a is None else a
+        slope = min(max(slope, 0.0), 1.0)
+        pr_z = ((1 + slope) * pz[r] + 1 - slope) / 2
+        for n in range(num_records):
+            if membership[r][n]:
+                pr_x = (p[r, n] + max((p[r, n] - (1 - slope)) / slope, 0.0)) / 2
+            else:
+                pr_x = (p[r, n] + slope * p[r, n] + 1 - slope) / 2
+            ratios[target, n] = p[target, n] / pr_x / (pz[target] / pr_z)
+    return ratios
