@@ -76,14 +76,12 @@ def test_invariances(seed, attack):
         scores[:, order],
         rtol=1e-9,
         atol=1e-10,
-        atol=1e-10,
     )
     rotated = np.roll(np.arange(8), 2)
     np.testing.assert_allclose(
         attack(log_p[rotated], membership[rotated], population[rotated], **options),
         scores[rotated],
         rtol=1e-9,
-        atol=1e-10,
         atol=1e-10,
     )
     # The twin's answers and both memberships are not used; the score rises with the target's own probability.
