@@ -46,7 +46,7 @@ def compute_signals(logits_MNK: npt.ArrayLike, labels: npt.ArrayLike, task: Task
     signals = np.empty(logits.shape[:2], dtype=np.float64)
     for model, records, values_NK in logit_chunks(logits):
         if task == "multiclass":
-            signals[model, records] = _margin(values_NK, checked[records].astype(np.int64))
+            signals[model, records] = log_odds_of_class(values_NK, checked[records].astype(np.int64))
         else:
             signals[model, records] = np.einsum("nk,nk->n", _signs(checked[records]), values_NK)
     return signals
@@ -103,7 +103,8 @@ def logit_chunks(logits: npt.NDArray[np.floating]) -> Iterator[tuple[int, slice,
             yield model, records, values_NK
 
 
-def _margin(logits_NK: FloatArray, label_N: npt.NDArray[np.int64]) -> FloatArray:
+def log_odds_of_class(logits_NK: FloatArray, label_N: npt.NDArray[np.int64]) -> FloatArray:
+    """Return (N,) z_y - log sum_{j != y} exp z_j for the class of every record."""
     rows = np.arange(label_N.size)
     true_N = logits_NK[rows, label_N]
     others_NK = logits_NK.copy()

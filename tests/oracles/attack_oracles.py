@@ -126,3 +126,41 @@ def rmia_one_reference(log_p, membership, population, a=None):
                 pr_x = (p[r, n] + slope * p[r, n] + 1 - slope) / 2
             ratios[target, n] = p[target, n] / pr_x / (pz[target] / pr_z)
     return ratios
+
+
+def seen(logits, label, task, answer, digits):
+    """(signal, log p) of one record for an attacker who sees a restricted answer."""
+    if answer == "logits":
+        return signal(logits, label, task), log_probability(logits, label, task)
+    if task == "multiclass":
+        shares = [math.exp(z - max(logits)) for z in logits]
+        probabilities = [share / sum(shares) for share in shares]
+        problems = [(probabilities, int(label))]
+    else:
+        truths = [label] if task == "binary" else label
+        problems = [
+            ([1 / (1 + math.exp(z)), 1 / (1 + math.exp(-z))], int(y))
+            for z, y in zip(logits, truths, strict=True)
+            if not math.isnan(y)
+        ]
+    parts = [_seen_part(probabilities, truth, answer, digits) for probabilities, truth in problems]
+    return sum(odds for odds, _ in parts), sum(log_p for _, log_p in parts)
+
+
+def _seen_part(probabilities, truth, answer, digits):
+    def shown(p):
+        if digits is None:
+            return p
+        quarter = 0.25 * 10.0**-digits
+        return min(max(round(p * 10**digits) / 10**digits, quarter), 1 - quarter)
+
+    predicted = max(range(len(probabilities)), key=lambda j: (probabilities[j], -j))
+    others = len(probabilities) - 1
+    if answer == "probabilities":
+        # A model with one output shows the probability of "yes".
+        p = shown(probabilities[truth]) if others > 1 or truth == 1 else 1 - shown(probabilities[1])
+    else:
+        top = 0.75 if answer == "label" else shown(probabilities[predicted])
+        p = top if predicted == truth else min(top, (1 - top) / others)
+    odds = float(predicted == truth) if answer == "label" else math.log(p / (1 - p))
+    return odds, math.log(p)
