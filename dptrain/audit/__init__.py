@@ -1,4 +1,4 @@
-"""From scores to figures with honest uncertainty: ROC, risk per patient, null, counts, matched differences.
+"""From scores to figures with honest uncertainty: ROC, risk per patient, null, counts, matched differences, groups.
 
 Nothing here knows the epsilon that was claimed; the report puts claim and measurement side by side.
 """
@@ -6,6 +6,8 @@ Nothing here knows the epsilon that was claimed; the report puts claim and measu
 from dptrain.audit.counts import ExposedCount, exposed_counts
 from dptrain.audit.crossfit import patient_attack_auc
 from dptrain.audit.exposed import adjusted_p_values, benjamini_hochberg
+from dptrain.audit.groups import GroupUtility, group_utility
+from dptrain.audit.interval import Interval
 from dptrain.audit.matched import Difference, PairedDifference, paired_difference
 from dptrain.audit.null import NullDistribution, NullSummary, null_patient_auc, permuted_memberships
 from dptrain.audit.patients import (
@@ -14,6 +16,7 @@ from dptrain.audit.patients import (
     patient_auc_standard_error,
     patient_evidence,
 )
+from dptrain.audit.remeasure import PickedPatients, Remeasurement, remeasure
 from dptrain.audit.roc import (
     RocCurve,
     TprAtFpr,
@@ -23,16 +26,26 @@ from dptrain.audit.roc import (
     tpr_at_fpr,
     tpr_at_fpr_split,
 )
+from dptrain.audit.subgroup_difference import GroupDifference, subgroup_differences
+from dptrain.audit.subgroups import Excess, GroupRisk, SubgroupRisk, subgroup_risk
 from dptrain.audit.targets import AttackSummary, TargetSummary, summarise_attack, summarise_targets
 
 __all__ = [
     "AttackSummary",
     "Difference",
+    "Excess",
     "ExposedCount",
+    "GroupDifference",
+    "GroupRisk",
+    "GroupUtility",
+    "Interval",
     "NullDistribution",
     "NullSummary",
     "PairedDifference",
+    "PickedPatients",
+    "Remeasurement",
     "RocCurve",
+    "SubgroupRisk",
     "TargetSummary",
     "TprAtFpr",
     "adjusted_p_values",
@@ -40,6 +53,7 @@ __all__ = [
     "benjamini_hochberg",
     "clopper_pearson",
     "exposed_counts",
+    "group_utility",
     "null_patient_auc",
     "paired_difference",
     "patient_attack_auc",
@@ -48,7 +62,10 @@ __all__ = [
     "patient_auc_standard_error",
     "patient_evidence",
     "permuted_memberships",
+    "remeasure",
     "roc_curve",
+    "subgroup_differences",
+    "subgroup_risk",
     "summarise_attack",
     "summarise_targets",
     "tpr_at_fpr",

@@ -95,3 +95,34 @@ def benjamini_hochberg(p_values, rate):
     known = sorted(p for p in p_values if not math.isnan(p))
     passing = [p for k, p in enumerate(known, 1) if p <= rate * k / len(known)]
     return [not math.isnan(p) and bool(passing) and p <= max(passing) for p in p_values]
+
+
+def top_weights(risk, num_top):
+    """How much of each patient is among the `num_top` highest: the mean over all orders of tied patients."""
+    weights = []
+    for value in risk:
+        above = sum(1 for other in risk if other > value)
+        tied = sum(1 for other in risk if other == value)
+        weights.append(min(1.0, max(0.0, (num_top - above) / tied)))
+    return weights
+
+
+def holm(p_values):
+    known = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
+    adjusted, largest = [math.nan] * len(p_values), 0.0
+    for rank, (p, place) in enumerate(known):
+        largest = max(largest, min(1.0, p * (len(known) - rank)))
+        adjusted[place] = largest
+    return adjusted
+
+
+def all_permutations_p(values, in_group, stratum):
+    """Two-sided p of a group's sum over every assignment of the labels to the patients of each stratum."""
+    strata = sorted(set(stratum))
+    members = [[p for p, s in enumerate(stratum) if s == one] for one in strata]
+    sizes = [sum(in_group[p] for p in some) for some in members]
+    choices = [itertools.combinations(some, size) for some, size in zip(members, sizes, strict=True)]
+    sums = [sum(values[p] for part in parts for p in part) for parts in itertools.product(*choices)]
+    observed = sum(v for v, inside in zip(values, in_group, strict=True) if inside)
+    centre = sum(sums) / len(sums)
+    return sum(abs(s - centre) >= abs(observed - centre) - 1e-9 for s in sums) / len(sums)
