@@ -10,6 +10,8 @@
     dptrain constants data=table ...         write down scaling constants for a new table
     dptrain account --sampling-rate ...      epsilon, caps on attacks and patient-level epsilon of a mechanism
 
+`--config-dir FOLDER` beside any of them adds a folder of your own settings files, laid out like `conf/`.
+
 Hydra composes `conf/` and runs the sweep. Before it starts, every setting (every swept value too) is checked, so a
 sweep with a typing error in its last value fails before its first training.
 """
@@ -26,7 +28,7 @@ from typing import Any
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -43,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     configure_logging()
     try:
+        arguments = with_own_settings(arguments)
         command = COMMANDS.get(arguments[0]) if arguments else None
         if command is not None:
             command(arguments[1:])
@@ -77,6 +80,27 @@ def print_problems(error: DptrainError) -> None:
         print(f"error: {problem}" if not problem.startswith(" ") else problem, file=sys.stderr)
 
 
+def with_own_settings(arguments: list[str]) -> list[str]:
+    """`--config-dir DIR` as a setting that every command understands: a folder of the user's own files like `conf/`.
+
+    Raises ConfigError if DIR is missing or no folder.
+    """
+    rest: list[str] = []
+    folders: list[str] = []
+    values = iter(arguments)
+    for argument in values:
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            name = value if equals else next(values, "")
+            if not name or not Path(name).is_dir():
+                raise ConfigError(f"{flag} {name}: not a folder. Give a folder with files like those in conf/.")
+            quoted = str(Path(name).absolute()).replace("\\", "\\\\").replace('"', '\\"')
+            folders.append(f'"file://{quoted}"')
+        else:
+            rest.append(argument)
+    return [*rest, f"hydra.searchpath=[{','.join(folders)}]"] if folders else rest
+
+
 def run_sweep(arguments: list[str]) -> None:
     """Hydra's own command line: single runs, `-m` sweeps, `--help`, `--cfg job`, launchers."""
     overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
@@ -99,8 +123,6 @@ def run_sweep(arguments: list[str]) -> None:
 def _flag_values(arguments: list[str]) -> set[str]:
     """Values of Hydra's flags that take one, such as `--config-dir DIR`."""
     flags = (
-        "--config-dir",
-        "-cd",
         "--config-name",
         "-cn",
         "--config-path",
@@ -120,7 +142,10 @@ def _flag_values(arguments: list[str]) -> set[str]:
 
 def check_early(overrides: list[str]) -> None:
     """Check all settings, and each value of a sweep with the others at their first; raises ConfigError."""
-    parsed = OverridesParser.create().parse_overrides(overrides)
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException as error:
+        raise ConfigError(_unreadable(error)) from error
     first: list[str] = []
     variants: list[list[str]] = []
     for override in parsed:
@@ -142,6 +167,17 @@ def check_early(overrides: list[str]) -> None:
     if problems:
         raise ConfigError(problems)
     warn_of_ignored({override.get_key_element() for override in parsed}, targets)
+
+
+def _unreadable(error: Exception) -> str:
+    """What Hydra says; for settings that its grammar cannot read, the way out as well."""
+    if not isinstance(error, OverrideParseException):
+        return str(error)
+    return (
+        f"{error.override} cannot be read. Values with spaces or punctuation need quotes inside the shell's quotes, as "
+        "in 'data.label_columns=[\"Result (y/n)\"]'. Keys of {...} cannot be quoted: put such settings into a file of "
+        "your own and name its folder with --config-dir (docs/data.md)."
+    )
 
 
 TARGET_OF = {
@@ -173,9 +209,10 @@ def compose(overrides: list[str]) -> Config:
 def _composed(overrides: list[str]) -> DictConfig:
     with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
         try:
-            composed = hydra.compose("config", [item for item in overrides if not item.startswith("hydra")])
+            kept = [item for item in overrides if not item.startswith("hydra") or item.startswith("hydra.searchpath=")]
+            composed = hydra.compose("config", kept)
         except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(str(error)) from error
+            raise ConfigError(_unreadable(error)) from error
     return composed
 
 

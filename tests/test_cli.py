@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dptrain import cli
+from dptrain.study.folder import StudyFolder
 
 TINY = (
     "fleet.num_models=4",
@@ -55,6 +56,9 @@ def call(capsys, *arguments: str) -> tuple[int, str]:
         (["-m", "privacy.target=tpr", "privacy.tpr=0.05,0.005"], "privacy.tpr=0.005 must be above privacy.fpr=0.01"),
         (["-m", "privacy.target=advantage", "privacy.advantage=0.1,5"], "For 5% write 0.05"),
         (["nonsense"], "'nonsense' is neither a command"),
+        (["data=table", "data.keep={Qualität:ok}"], "data.keep={Qualität:ok} cannot be read. Values with spaces"),
+        (["--config-dir", "nowhere"], "--config-dir nowhere: not a folder"),
+        (["check", "--config-dir"], "--config-dir : not a folder"),
         (["status"], "takes one study folder"),
         (["report", "/nonexistent"], "is not a study"),
     ],
@@ -190,6 +194,27 @@ def test_sigkill_in_the_middle_and_the_same_command_give_the_same_bytes(tmp_path
     subprocess.run(command(killed), check=True, env=environment, capture_output=True)
     assert (killed / "tradeoff.json").read_bytes() == (whole / "tradeoff.json").read_bytes()
     assert all(path.stat().st_mtime_ns == time for path, time in done.items()), "a finished block was trained twice"
+
+
+def test_settings_in_a_folder_of_ones_own(capsys, tmp_path, monkeypatch):
+    """Column names that the command line's grammar cannot express, in a folder with a space, for every command."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my settings" / "data").mkdir(parents=True)
+    (tmp_path / "my settings" / "data" / "visits.yaml").write_text(
+        "defaults: [table]\n"
+        "path: visits.csv\npatient_column: Pat.-Nr.\nlabel_columns: ['Befund: ja/nein']\npositive: ja\n"
+        "keep: {Qualität: ok}\nnumeric: {'Alter [Jahre]': {center: 50, scale: 20}}\n"
+        "nominal_patients: 28\ndelta: 1e-2\n"
+    )
+    rows = [f"{i:03d};{'ja' if i % 3 else 'nein'};{'alt' if i % 7 == 0 else 'ok'};{20 + i}" for i in range(60)]
+    (tmp_path / "visits.csv").write_text("\n".join(["Pat.-Nr.;Befund: ja/nein;Qualität;Alter [Jahre]", *rows]) + "\n")
+    settings = ["data=visits", "fleet.num_models=4", "fleet.workers=1", "training.num_steps=3", "study.dir=here"]
+    code, text = call(capsys, "--config-dir", "my settings", "-m", "privacy.epsilon=inf", *settings)
+    assert code == 0, text
+    assert StudyFolder.open(tmp_path / "here").info["cohort"]["num_patients"] == 51
+    code, text = call(capsys, "constants", "--config-dir=my settings", "data=visits")
+    assert code == 0, text
+    assert "Alter [Jahre]" in text
 
 
 def test_constants_need_no_settings_of_training(capsys, tmp_path):

@@ -83,7 +83,10 @@ def _group(
     cuts = list(cuts) if isinstance(cuts, (list, tuple)) else [cuts]
     numbers, num_bad = column_numbers(series)
     if num_bad:
-        problems.append(f"{name}: column {column!r} (data.group_bands) has {num_bad} values that are not numbers.")
+        problems.append(
+            f"{name}: column {column!r} (data.group_bands) has {num_bad} values that are not numbers. "
+            "Decimal commas are not understood: write 61.5, not 61,5."
+        )
     names = np.array([*band_names(cuts), UNKNOWN])
     return names[np.where(np.isnan(numbers), len(names) - 1, np.digitize(numbers, cuts))]
 
