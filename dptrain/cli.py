@@ -95,7 +95,7 @@ def with_own_settings(arguments: list[str]) -> list[str]:
             if not name or not Path(name).is_dir():
                 raise ConfigError(f"{flag} {name}: not a folder. Give a folder with files like those in conf/.")
             quoted = str(Path(name).absolute()).replace("\\", "\\\\").replace('"', '\\"')
-            folders.append(f'"file://{quoted}"')
+            folders.append(f'"{quoted}"')
         else:
             rest.append(argument)
     return [*rest, f"hydra.searchpath=[{','.join(folders)}]"] if folders else rest
