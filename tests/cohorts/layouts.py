@@ -77,5 +77,77 @@ def ptbxl_folder(folder: Path, num_patients: int = 60, seconds: int = 1) -> Path
     return folder
 
 
-LAYOUTS: dict[str, Callable[[Path], Path]] = {"ptbxl": ptbxl_folder}
+REPORTS = (
+    ("Sinus rhythm", "Possible right atrial abnormality", "", "Borderline ECG"),
+    ("Sinus tachycardia", "", "Normal ECG except for rate", ""),
+    ("Atrial fibrillation with PVC(s) or aberrant ventricular conduction.",
+     "Possible inferior infarct - age undetermined", "", "Abnormal ECG"),
+    ("Sinus rhythm", "Left bundle branch block", "", "Abnormal ECG"),
+    ("Sinus rhythm", "", "Normal ECG", ""),
+    ("--- Warning: Data quality may affect interpretation ---", "Anterior infarct - age undetermined", "Abnormal ECG",
+     ""),
+)  # fmt: skip
+MEASURED = ("bandwidth", "filtering", "rr_interval", "p_onset", "p_end", "qrs_onset", "qrs_end", "t_end", "p_axis",
+            "qrs_axis", "t_axis")  # fmt: skip
+
+
+def mimic_hosp(folder: Path, subjects: list[int]) -> None:
+    """`patients.csv.gz` and `admissions.csv.gz` of MIMIC-IV: a patient without stay, one whose stays disagree."""
+    rng = np.random.default_rng(7)
+    folder.mkdir(parents=True, exist_ok=True)
+    people = [
+        [subject, "FM"[row % 2], 91 if row == 1 else int(rng.integers(18, 89)), 2150 + row, "2008 - 2010", ""]
+        for row, subject in enumerate(subjects)
+    ]
+    names = ["subject_id", "gender", "anchor_age", "anchor_year", "anchor_year_group", "dod"]
+    pd.DataFrame(people, columns=names).to_csv(folder / "patients.csv.gz", index=False)
+    races = ("WHITE", "BLACK/CAPE VERDEAN", "HISPANIC/LATINO - DOMINICAN", "ASIAN - CHINESE", "UNABLE TO OBTAIN",
+             "PATIENT DECLINED TO ANSWER", "WHITE - RUSSIAN")  # fmt: skip
+    names = ["subject_id", "hadm_id", "admittime", "dischtime", "deathtime", "admission_type", "admit_provider_id",
+             "admission_location", "discharge_location", "insurance", "language", "marital_status", "race",
+             "edregtime", "edouttime", "hospital_expire_flag"]  # fmt: skip
+    stays = []
+    for row, subject in enumerate(subjects[1:], start=1):
+        for stay in range(3 if row == 2 else 1):
+            race = "OTHER" if (row, stay) == (2, 1) else races[row % len(races)]
+            stays.append([subject, 20_000_000 + 10 * row + stay, "2150-01-01 10:00:00", "2150-01-05 10:00:00", "",
+                          "EW EMER.", "P0001", "EMERGENCY ROOM", "HOME", ("Medicare", "Medicaid", "Other")[row % 3],
+                          "ENGLISH", "", race, "", "", 0])  # fmt: skip
+    pd.DataFrame(stays, columns=names).to_csv(folder / "admissions.csv.gz", index=False)
+
+
+def mimic_iv_ecg_folder(folder: Path) -> Path:
+    """70 ECGs of 60 patients: leads in MIMIC's order, missing samples, 29999 for not measured, one empty report."""
+    rng = np.random.default_rng(6)
+    subjects = [10_000_032 + 603 * row for row in range(60)]
+    patient = np.concatenate([np.arange(60), rng.integers(0, 60, 10)])
+    records, measured, notes = [], [], []
+    leads = ("I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6")
+    for row, who in enumerate(patient):
+        subject, study = subjects[who], 40_000_000 + 17 * row
+        path = f"files/p{str(subject)[:4]}/p{subject}/s{study}/{study}"
+        time = f"{2151 + who}-07-23 08:44:00"
+        records.append([subject, study, study, time, path])
+        report = ("",) * 4 if row == 5 else REPORTS[row % len(REPORTS)]
+        measured.append([subject, study, 6848296, time, *report, *[""] * 14, "0.005-150 Hz",
+                         "60 Hz notch Baseline filter", 659, 29999, 29999, 170, 258, 518, 29999, 77, 79])  # fmt: skip
+        if row % 2:
+            notes.append([subject, study, path, f"{subject}-EK-{row}", row, time])
+        signals = rng.normal(0, 0.2, (12, 500))
+        signals[:, :20] = np.nan if row == 1 else signals[:, :20]
+        write_wfdb(folder / path, signals, 500, leads)
+    names = ["subject_id", "study_id", "file_name", "ecg_time", "path"]
+    pd.DataFrame(records, columns=names).to_csv(folder / "record_list.csv", index=False)
+    names = ["subject_id", "study_id", "cart_id", "ecg_time", *(f"report_{line}" for line in range(18)), *MEASURED]
+    pd.DataFrame(measured[::-1], columns=names).to_csv(folder / "machine_measurements.csv", index=False)
+    names = ["subject_id", "study_id", "waveform_path", "note_id", "note_seq", "charttime"]
+    pd.DataFrame(notes, columns=names).to_csv(folder / "waveform_note_links.csv", index=False)
+    mimic_hosp(folder / "hosp", subjects[:-1])
+    return folder
+
+
+LAYOUTS: dict[str, Callable[[Path], Path]] = {
+    "ptbxl": ptbxl_folder,
+    "mimic_iv_ecg": mimic_iv_ecg_folder,
+}
 """Writers by data set."""
