@@ -3,9 +3,9 @@
     python experiments/utility.py breast_cancer
     python experiments/utility.py diabetes130 data.path=FOLDER
 
-Five seeds; each seed is a study of its own, with its own split, halves, initial weights and noise. Printed: AUROC on test
-patients, mean over seeds and standard deviation between seeds (the models of a seed are averaged first). The models are
-trained on halves of the training patients, like those of every study.
+Five seeds; each seed is a study of its own, with its own split, halves, initial weights and noise. Printed: AUROC on
+test patients, mean over seeds and standard deviation between seeds (the models of a seed are averaged first). The
+models are trained on halves of the training patients, like those of every study.
 """
 
 from __future__ import annotations

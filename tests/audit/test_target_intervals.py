@@ -10,7 +10,6 @@ from dptrain.attacks.twins import model_units
 from dptrain.audit.targets import summarise_attack, summarise_targets
 from tests.oracles.simulate import twin_membership
 
-
 ATTACK = attack_named("lira_online_shrunk").function
 
 
