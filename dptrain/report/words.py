@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from dptrain.report.results import ArmResult, StudyResult
 
@@ -57,8 +58,25 @@ def _rounded_up(epsilon: float) -> str:
     return f"{math.ceil(epsilon / step * (1 - 1e-12)) * step:.3g}"
 
 
+STAND_IN = re.compile("no patient identifiers: the unit of privacy is the ([a-z]+)")
+"""How readers of data without patients warn, and what they count instead."""
+
+
+def patient_word(result: StudyResult) -> str:
+    """What a patient is in these data: a patient, or what is counted where there are no patient identifiers (image)."""
+    found = [match[1] for match in map(STAND_IN.search, result.warnings) if match]
+    return found[0] if found else "patient"
+
+
 def explanation(result: StudyResult) -> str:
-    """The line below the legend."""
+    """The lines below the legend."""
+    word = patient_word(result)
+    if word == "patient":
+        return _abbreviations(result)
+    return f"No patient identifiers in these data: read “{word}” for “patient”.\n{_abbreviations(result)}"
+
+
+def _abbreviations(result: StudyResult) -> str:
     if any(arm.target.is_by_risk for arm in result.arms):
         return (
             "Bars: 95% intervals.  ε (epsilon): smaller is safer.  AUROC: 0.5 = guessing, 1 = all told rightly.  "
@@ -73,9 +91,12 @@ def explanation(result: StudyResult) -> str:
 def subtitle(result: StudyResult) -> str:
     """One line: whose data, how many models, what is protected."""
     simulated = " (SIMULATED data)" if result.simulated else ""
-    unit = "one patient with all records" if result.unit == "patient" else "one single record"
+    word = patient_word(result)
+    unit = "one patient with all records" if word == "patient" else f"one {word}"
+    if result.unit == "record":
+        unit = "one single record"
     return (
-        f"{result.cohort}{simulated}   ·   {result.num_patients:,} training patients, "
-        f"{result.num_test_patients:,} test patients   ·   {result.num_models} models per point   ·   "
+        f"{result.cohort}{simulated}   ·   {result.num_patients:,} training {word}s, "
+        f"{result.num_test_patients:,} test {word}s   ·   {result.num_models} models per point   ·   "
         f"ε protects {unit}"
     )
