@@ -229,7 +229,7 @@ def imaging_set(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Dat
 
 COHORTS = ("breast_cancer", "diabetes130", "table", "table_multiclass", "table_multilabel", "table_with_split",
            "sim_ehr", "sim_ecg", "sim_imaging", "images", "images_with_split", "ecg", "npz", "medmnist",
-           "ptbxl", "ptbxl_own_split", *SETS)  # fmt: skip
+           "ptbxl", "ptbxl_own_split", "mimic_iv_ecg", *SETS)  # fmt: skip
 
 
 @pytest.fixture(params=COHORTS)
