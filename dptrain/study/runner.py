@@ -43,7 +43,7 @@ from dptrain.training.allocator import keep_freed_memory
 from dptrain.training.arms import Arm, arm_from_label, arms_of_run, build_mechanism
 from dptrain.training.augment import check_operations
 from dptrain.training.check import check_delta, check_training
-from dptrain.training.fleet import FleetData, train_fleet_model
+from dptrain.training.fleet import FleetData, train_fleet_block
 from dptrain.training.loop import evaluation_steps
 from dptrain.training.prepare import prepared_cohort
 
@@ -331,10 +331,9 @@ class Worker:
             record = self._study.arm(label)
             mechanism = None if record.mechanism is None else Mechanism(**record.mechanism)
             config, arm = config_of(self._config, label), arm_from_label(label.removeprefix(BASELINE))
-            results = [
-                train_fleet_model(config, self._data, arm, mechanism, model, self._membership[model])
-                for model in self._study.models(label, index)
-            ]
+            models = self._study.models(label, index)
+            members = self._membership[models.start : models.stop]
+            results = train_fleet_block(config, self._data, arm, mechanism, models, members)
             write_block(self._study.path, label, index, results)
             return True
 

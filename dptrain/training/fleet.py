@@ -7,7 +7,7 @@ on the block, the worker or the models around it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +89,22 @@ class FleetData:
         everyone = np.zeros(self.cohort.num_patients, dtype=bool)
         everyone[self.cohort.train_patients] = members
         return everyone[self.cohort.patient]
+
+
+def train_fleet_block(
+    config: Config,
+    data: FleetData,
+    arm: Arm,
+    mechanism: Mechanism | None,
+    indices: Sequence[int],
+    members_BM: NDArray[np.bool_],
+) -> list[ModelResult]:
+    """Train the models `indices` (B of them) of an arm; row b of `members_BM` (B, P_train) is the membership of model
+    `indices[b]`. One result per model, in their order."""
+    return [
+        train_fleet_model(config, data, arm, mechanism, index, members)
+        for index, members in zip(indices, members_BM, strict=True)
+    ]
 
 
 def train_fleet_model(
