@@ -5,6 +5,7 @@
     dptrain privacy.epsilon=3                one arm and what it is compared with
     dptrain status STUDY                     what is there and what is missing
     dptrain report STUDY                     redraw everything from the folder
+    dptrain patient STUDY < identifiers      rows of the restricted table, for who holds the key of the pseudonyms
     dptrain train privacy.epsilon=3          the model to release, with its privacy statement
     dptrain check privacy.epsilon=3 ...      is a private step of this model, loss and data what is accounted?
     dptrain constants data=table ...         write down scaling constants for a new table
@@ -268,7 +269,8 @@ def run_job(config: Config) -> None:
 
     start = time.monotonic()
     study = run_study(config)
-    write_report(study.path)
+    key_file = None if config.study.key_file is None else Path(config.study.key_file)
+    write_report(study.path, tensorboard_runs=config.study.tensorboard, key_file=key_file)
     from dptrain.progress import format_duration
 
     log.info(
@@ -280,10 +282,28 @@ def run_job(config: Config) -> None:
 
 
 def command_report(arguments: list[str]) -> None:
-    """dptrain report STUDY"""
+    """dptrain report STUDY [--key FILE]"""
     from dptrain.report.write import write_report
 
-    print(write_report(_one_study(arguments, "report")))
+    arguments, key_file = _key_file(arguments)
+    print(write_report(_one_study(arguments, "report"), key_file=key_file))
+
+
+def _key_file(arguments: list[str]) -> tuple[list[str], Path | None]:
+    """The other arguments, and the key of the pseudonyms if `--key FILE` names one."""
+    if "--key" not in arguments:
+        return arguments, None
+    place = arguments.index("--key")
+    if place + 1 == len(arguments):
+        raise StudyError("--key needs a file: the key of the study's pseudonyms.")
+    return arguments[:place] + arguments[place + 2 :], Path(arguments[place + 1])
+
+
+def command_patient(arguments: list[str]) -> None:
+    """dptrain patient STUDY < identifiers"""
+    from dptrain.report.patient_command import answer
+
+    print(answer(arguments), end="")
 
 
 def command_status(arguments: list[str]) -> None:
@@ -345,6 +365,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "account": command_account,
     "check": command_check,
     "constants": command_constants,
+    "patient": command_patient,
     "report": command_report,
     "status": command_status,
     "train": command_train,

@@ -40,6 +40,9 @@ class StudySettings:
     """The study folder. Everything that a study writes is below it."""
     tensorboard: bool = True
     """Write TensorBoard event files (one run per arm) below the study folder."""
+    key_file: str | None = None
+    """The key of the pseudonyms in `restricted/patient_risk.csv`, outside the study; null takes $DPTRAIN_KEY_FILE, or
+    `dptrain/pseudonyms.key` in the user's folder of settings. Made if the house has none."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,14 @@ settings.load_profile("dptrain")
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(scope="session", autouse=True)
+def house_key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where this run of the tests keeps the key of its pseudonyms, also in sub-processes: not at the user's home."""
+    file = tmp_path_factory.mktemp("house") / "pseudonyms.key"
+    os.environ["DPTRAIN_KEY_FILE"] = str(file)
+    return file
+
+
 @pytest.fixture(scope="session")
 def repo_root() -> Path:
     """The checkout."""

@@ -1,4 +1,4 @@
-"""`tradeoff.json`, `tradeoff.csv` and the restricted per-patient table: the outcome of a study as numbers.
+"""`tradeoff.json` and `tradeoff.csv`: the outcome of a study as numbers.
 
 A stable contract (docs/study.md): keys are added, never renamed or given another meaning without a new `SCHEMA`. The
 same result gives the same bytes: keys in a fixed order, statistics rounded to 6 decimals, no time, no path. Parameters
@@ -8,14 +8,13 @@ What could not be estimated is null, never NaN and never 0.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from dptrain.audit.counts import ExposedCount
+from dptrain.report.csv_text import csv_table
 from dptrain.report.results import ArmResult, BaselineResult, CapResult, Estimate, PairedResult, StudyResult
 
 SCHEMA = 1
@@ -185,7 +184,7 @@ def tradeoff_csv(result: StudyResult) -> str:
         "num_models": result.num_models,
         "num_patients": result.num_patients,
     }
-    return _table([*common, *columns], [[*common.values(), *(row.get(name) for name in columns)] for row in rows])
+    return csv_table([*common, *columns], [[*common.values(), *(row.get(name) for name in columns)] for row in rows])
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -196,21 +195,3 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         elif not isinstance(value, list) and not (value is None and key in ("paired", "cap", "baseline")):
             flat[prefix + key] = value
     return flat
-
-
-def patient_risk_csv(result: StudyResult) -> str:
-    """RESTRICTED. One row per patient of the training pool: identifier, groups, and both AUCs in every arm."""
-    columns: dict[str, Sequence[Any]] = {"patient_id": result.patient_ids.tolist()}
-    columns |= {f"group_{name}": values.tolist() for name, values in sorted(result.groups.items())}
-    for arm in result.arms:
-        columns[f"patient_auc_{arm.label}"] = [_number(value) for value in arm.risk.patient_auc.tolist()]
-        columns[f"patient_attack_auc_{arm.label}"] = [_number(value) for value in arm.risk.patient_attack_auc.tolist()]
-    return _table(list(columns), list(zip(*columns.values(), strict=True)))
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return stream.getvalue()

@@ -11,8 +11,10 @@ from pathlib import Path
 from dptrain.report import charts, tensorboard
 from dptrain.report.analysis import analyse
 from dptrain.report.contradictions import GuaranteeRefuted
+from dptrain.report.pseudonyms import study_domain
+from dptrain.report.restricted import write_restricted
 from dptrain.report.results import StudyResult
-from dptrain.report.tradeoff import patient_risk_csv, tradeoff_csv, tradeoff_json
+from dptrain.report.tradeoff import tradeoff_csv, tradeoff_json
 from dptrain.study.atomic import write_bytes, write_text
 from dptrain.study.folder import REFUTED, StudyFolder
 
@@ -20,8 +22,10 @@ OUTCOME = ("tradeoff.json", "tradeoff.csv", "tradeoff.svg", "tradeoff.png")
 log = logging.getLogger(__name__)
 
 
-def write_report(study_path: str | Path, *, tensorboard_runs: bool = True) -> Path:
+def write_report(study_path: str | Path, *, tensorboard_runs: bool = True, key_file: Path | None = None) -> Path:
     """Analyse the study and write chart, tables and TensorBoard runs; returns the path of tradeoff.png.
+
+    `key_file` is the key of the pseudonyms; by default the house's (`pseudonyms`).
 
     Raises:
         StudyError: no study, no complete arm, or the folder cannot be written.
@@ -37,6 +41,7 @@ def write_report(study_path: str | Path, *, tensorboard_runs: bool = True) -> Pa
         raise
     for label in study.arm_labels():
         (path / "arms" / label / REFUTED).unlink(missing_ok=True)
+    write_restricted(path, result, study_domain(study.info), key_file)
     return write_result(path, result, tensorboard_runs=tensorboard_runs)
 
 
@@ -58,7 +63,6 @@ def withdraw(path: Path, by_arm: Mapping[str, Sequence[str]]) -> None:
 def write_result(path: Path, result: StudyResult, *, tensorboard_runs: bool = True) -> Path:
     """Write an analysed study into the folder `path`; returns the path of tradeoff.png."""
     picture = charts.png(result)
-    write_text(path / "restricted" / "patient_risk.csv", patient_risk_csv(result))
     write_text(path / "tradeoff.csv", tradeoff_csv(result))
     write_bytes(path / "tradeoff.svg", charts.svg(result))
     write_bytes(path / "tradeoff.png", picture)

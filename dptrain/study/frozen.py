@@ -19,6 +19,7 @@ FREE = (
     "fleet.workers",
     "fleet.block_size",
     "study.dir",
+    "study.key_file",
     "study.name",
     "study.tensorboard",
     "data.path",

@@ -9,8 +9,10 @@ import pytest
 
 from dptrain.errors import ConfigError, PrivacyError, StudyError
 from dptrain.report.analysis import _null_quantile, _quantile_interval, analyse
+from dptrain.report.pseudonyms import Pseudonyms
+from dptrain.report.restricted import patient_risk_csv
 from dptrain.report.results import StudyResult
-from dptrain.report.tradeoff import patient_risk_csv, tradeoff_json
+from dptrain.report.tradeoff import tradeoff_json
 from tests.report.fake_study import EPS_3, NONE, FakeStudy
 
 
@@ -97,7 +99,8 @@ def test_a_study_without_a_complete_arm_or_with_an_unknown_attack_is_refused() -
 def test_the_same_folder_gives_the_same_numbers(result: StudyResult) -> None:
     again = analyse(FakeStudy())
     assert tradeoff_json(again) == tradeoff_json(result)
-    assert patient_risk_csv(again) == patient_risk_csv(result)
+    names = Pseudonyms(b"key", "study")
+    assert patient_risk_csv(again, names) == patient_risk_csv(result, names)
 
 
 def test_the_interval_of_a_quantile_comes_from_order_statistics() -> None:

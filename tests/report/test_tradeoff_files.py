@@ -8,11 +8,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from dptrain.report.results import ArmResult, StudyResult
 from dptrain.report.table import MAX_WIDTH, markdown_table, summary_table
-from dptrain.report.tradeoff import as_dict, patient_risk_csv, tradeoff_csv, tradeoff_json
+from dptrain.report.tradeoff import as_dict, tradeoff_csv, tradeoff_json
 
 STUDY_KEYS = {"schema", "cohort", "unit", "num_models", "num_patients", "arms"}
 ARM_KEYS = {
@@ -80,14 +78,9 @@ def test_caps_are_rounded_up_and_infinite_figures_are_null(result: StudyResult) 
     assert content["risk"]["patient_auc_max"] is None
 
 
-def test_identities_are_in_the_restricted_table_only(result: StudyResult) -> None:
+def test_no_identity_is_in_the_outcome(result: StudyResult) -> None:
     for text in (tradeoff_json(result), tradeoff_csv(result), summary_table(result), markdown_table(result)):
         assert "SECRET" not in text
-    rows = list(csv.DictReader(io.StringIO(patient_risk_csv(result))))
-    assert len(rows) == result.num_patients
-    assert rows[0]["patient_id"].startswith("SECRET-")
-    assert {"group_sex", "patient_auc_none", "patient_attack_auc_eps=3"} <= set(rows[0])
-    assert float(rows[0]["patient_auc_none"]) == pytest.approx(result.arm("none").risk.patient_auc[0], abs=1e-6)
 
 
 def test_the_csv_says_what_the_json_says(result: StudyResult) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,8 @@ from tests.report.fake_study import EPS_3, NONE, FakeStudy
 def test_the_whole_outcome_is_written_twice_the_same(result: StudyResult, tmp_path: Path) -> None:
     chart = write.write_result(tmp_path, result)
     assert chart == tmp_path / "tradeoff.png"
-    names = ("tradeoff.png", "tradeoff.svg", "tradeoff.csv", "tradeoff.json", "restricted/patient_risk.csv")
+    names = ("tradeoff.png", "tradeoff.svg", "tradeoff.csv", "tradeoff.json")
     first = {name: (tmp_path / name).read_bytes() for name in names}
-    assert stat.S_IMODE((tmp_path / "restricted" / "patient_risk.csv").stat().st_mode) == 0o600
     assert (tmp_path / "tensorboard" / "eps=3").is_dir()
     write.write_result(tmp_path, result, tensorboard_runs=False)
     assert {name: (tmp_path / name).read_bytes() for name in names} == first
@@ -34,6 +32,6 @@ def test_a_study_whose_guarantee_is_beaten_gets_no_chart_and_loses_an_earlier_on
     with pytest.raises(PrivacyError) as caught:
         write.write_report(tmp_path)
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
-    assert left == ["arms/eps=3/refuted.txt", "restricted/patient_risk.csv"]
+    assert left == ["arms/eps=3/refuted.txt"]
     assert (tmp_path / "arms" / "eps=3" / "refuted.txt").read_text() == str(caught.value) + "\n"
     assert "SECRET" not in str(caught.value)
