@@ -187,7 +187,8 @@ def _read(files: Sequence[Path], own: MimicIvEdOptions, constants: Constants) ->
         for name in ("race", "insurance")
         if name in own.group_columns and used[name] is None
     ]
-    wanted = ["subject_id", "stay_id", "age", used["gender"] or "gender", *FILTERS, *own.labels]
+    wanted = ["subject_id", "stay_id", "age", used["gender"] or "gender", *FILTERS]
+    wanted += [label for label in own.labels if label in outcomes]
     wanted += [column for column in constants.columns if column != "gender"]
     wanted += [name for group in ("race", "insurance") if group in own.group_columns and (name := used[group])]
     tables = []

@@ -21,6 +21,7 @@ from dptrain.cohorts.images import read_images
 from dptrain.cohorts.medmnist import read_medmnist
 from dptrain.cohorts.mimic_cxr import read_mimic_cxr
 from dptrain.cohorts.mimic_iv_ecg import read_mimic_iv_ecg
+from dptrain.cohorts.mimic_iv_ed import read_mimic_iv_ed
 from dptrain.cohorts.npz import read_npz
 from dptrain.cohorts.ptbxl import read_ptbxl
 from dptrain.cohorts.records import Records, assemble, num_test_patients
@@ -45,6 +46,7 @@ READERS: dict[str, Callable[[DataConfig], Records]] = {
     "medmnist": read_medmnist,
     "mimic_cxr": read_mimic_cxr,
     "mimic_iv_ecg": read_mimic_iv_ecg,
+    "mimic_iv_ed": read_mimic_iv_ed,
     "npz": read_npz,
     "ptbxl": read_ptbxl,
     "sim_ecg": read_sim_ecg,

@@ -229,7 +229,7 @@ def imaging_set(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Dat
 
 COHORTS = ("breast_cancer", "diabetes130", "table", "table_multiclass", "table_multilabel", "table_with_split",
            "sim_ehr", "sim_ecg", "sim_imaging", "images", "images_with_split", "ecg", "npz", "medmnist",
-           "ptbxl", "ptbxl_own_split", "mimic_iv_ecg", *SETS)  # fmt: skip
+           "ptbxl", "ptbxl_own_split", "mimic_iv_ecg", "mimic_iv_ed", "mimic_iv_ed_split", *SETS)  # fmt: skip
 
 
 @pytest.fixture(params=COHORTS)
@@ -252,6 +252,8 @@ def data_config(
     if request.param == "mimic_iv_ecg":
         return DataConfig("mimic_iv_ecg", 40, path=str(hospital_folder("mimic_iv_ecg")),
                           options={"duration_s": 1, "missing": "interpolate"})  # fmt: skip
+    if request.param.startswith("mimic_iv_ed"):
+        return DataConfig("mimic_iv_ed", 40, path=str(hospital_folder(request.param)))
     return {
         "images": DataConfig("images", 50, path=str(image_folder / "images.csv"), options={**pictures, **bands}),
         "images_with_split": DataConfig("images", 50, path=str(image_folder / "images.csv"),

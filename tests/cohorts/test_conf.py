@@ -30,6 +30,7 @@ from dptrain.cohorts.diabetes130 import Diabetes130Options
 from dptrain.cohorts.ecg_decode import EcgSpec
 from dptrain.cohorts.image_decode import ImageSpec
 from dptrain.cohorts.manifest import ManifestOptions
+from dptrain.cohorts.mimic_iv_ed import MimicIvEdOptions
 from dptrain.cohorts.registry import READERS
 from dptrain.cohorts.sim_ecg import SimEcgOptions
 from dptrain.cohorts.sim_ehr import SimEhrOptions
@@ -51,6 +52,7 @@ OPTIONS: dict[str, type | tuple[type, ...]] = {
     "medmnist": medmnist.OPTIONS,
     "mimic_cxr": mimic_cxr.OPTIONS,
     "mimic_iv_ecg": mimic_iv_ecg.OPTIONS,
+    "mimic_iv_ed": MimicIvEdOptions,
     "npz": npz.OPTIONS,
     "ptbxl": ptbxl.OPTIONS,
     "sim_ecg": SimEcgOptions,
