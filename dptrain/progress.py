@@ -9,6 +9,7 @@ from typing import TextIO
 
 LINE_EVERY_S = 15.0
 log = logging.getLogger(__name__)
+_steps_done = 0
 
 
 def format_duration(seconds: float) -> str:
@@ -21,6 +22,17 @@ def format_duration(seconds: float) -> str:
         return f"{minutes} min {seconds:02d} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min"
+
+
+def step_done() -> None:
+    """Every loop of long work calls this once per step: a process in which no step ends is held to hang."""
+    global _steps_done
+    _steps_done += 1
+
+
+def steps_done() -> int:
+    """Steps that ended in this process, of whatever kind."""
+    return _steps_done
 
 
 class Progress:

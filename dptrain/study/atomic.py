@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,15 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically; raises StudyError (nothing changed) when the disk or folder refuses."""
     path = Path(path)
     mode = 0o600 if "restricted" in path.parts else 0o644
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Random, not the process number: two machines that share the folder may have the same one.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        make_folder(path.parent)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-        with open(descriptor, "wb") as stream:
+        with open(_open_new(temporary, mode), "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
+        flush_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -40,6 +41,16 @@ def write_bytes(path: Path, content: bytes) -> None:
             f"Cannot write {path}: {error.strerror or error}. Expected a writable folder with space; free some, or "
             "choose another folder with study.dir=DIR, and run the same command again. Finished results are kept."
         ) from error
+
+
+def _open_new(path: Path, mode: int) -> int:
+    """Descriptor of a new file; its folder is made, again if somebody's `probe_folder` removed it just then."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with contextlib.suppress(FileNotFoundError):
+        make_folder(path.parent)
+        return os.open(path, flags, mode)
+    make_folder(path.parent)
+    return os.open(path, flags, mode)
 
 
 def write_text(path: Path, content: str) -> None:
@@ -59,11 +70,14 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
     write_bytes(path, stream.getvalue())
 
 
-def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """`write_bytes` for named arrays in .npz format (zip with a checksum per array, no timestamps)."""
-    stream = io.BytesIO()
-    np.savez(stream, allow_pickle=False, **dict(arrays))
-    write_bytes(path, stream.getvalue())
+def flush_folder(path: Path) -> None:
+    """Make a rename in this folder outlast a power cut, where the file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def make_folder(path: Path) -> None:
@@ -76,8 +90,9 @@ def make_folder(path: Path) -> None:
 def probe_folder(path: Path) -> None:
     """Check that `path` can be a study folder by making it and writing one file; raises StudyError if not."""
     existed = path.exists()
-    write_bytes(path / ".dptrain-probe", b"")
-    (path / ".dptrain-probe").unlink()
+    probe = path / f".probe-{secrets.token_hex(8)}.tmp"
+    write_bytes(probe, b"")
+    probe.unlink()
     if not existed:
         with contextlib.suppress(OSError):
             path.rmdir()

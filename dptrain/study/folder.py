@@ -13,8 +13,10 @@ Everything below `restricted/` has mode 0600.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,12 @@ from numpy.typing import NDArray
 from dptrain import __version__
 from dptrain.cohorts.cohort import Cohort
 from dptrain.cohorts.membership import draw_membership
-from dptrain.config import Config, parse_config
+from dptrain.config import Config, ModelConfig, parse_config
 from dptrain.errors import StudyError
+from dptrain.seeding import stream_seed
 from dptrain.study.atomic import make_folder, write_array, write_json
 from dptrain.study.blocks import block_models, block_path, num_blocks, read_block
+from dptrain.study.claims import Watch, claim
 from dptrain.study.frozen import difference, fingerprint, freeze
 from dptrain.training.arms import arm_from_label
 
@@ -37,6 +41,7 @@ BASELINE = "baseline/"
 """Before the label of an arm: the logistic regressions that stand beside it."""
 REFUTED = "refuted.txt"
 """File in an arm's folder: this arm's epsilon does not hold, and why."""
+POLL_S = 0.5
 log = logging.getLogger(__name__)
 OWN_ENTRIES = {"study.json", "arms", "restricted", "release", "report", "hydra", "tensorboard", "dptrain.log"}
 
@@ -114,35 +119,35 @@ class StudyFolder:
         """
         path = Path(path)
         settings = json.loads(json.dumps(freeze(config)))
-        if (path / "study.json").exists():
-            study = cls.open(path)
-            lines = difference(study.settings, settings)
-            if lines:
-                raise StudyError(
-                    [
-                        f"study.dir={path} holds a study with another configuration; nothing was changed.",
-                        *(f"  {line}" for line in lines),
-                        "Take the study's settings, or choose another study.name or study.dir.",
-                    ]
-                )
-            if study.info["cohort"]["fingerprint"] != cohort.fingerprint():
-                raise StudyError(
-                    f"study.dir={path} was made from other data than {cohort.name} as it is read now "
-                    f"({study.info['cohort']['num_records']} records then, {cohort.num_records} now; contents differ). "
-                    "Point data.path at the same data, or choose another study.name or study.dir."
-                )
-            study._warn_of_ignored(config)
-            return study
-        if path.exists() and not path.is_dir():
-            raise StudyError(f"study.dir={path} is a file. Expected a folder; choose another study.dir.")
-        foreign = (
-            sorted(entry.name for entry in path.iterdir() if entry.name not in OWN_ENTRIES) if path.is_dir() else []
-        )
-        if foreign:
+        watch = Watch()
+        while not (path / "study.json").exists():
+            _check_unused(path)
+            with claim(path / "restricted" / "study", watch, longest_step_s=3600) as ours:
+                if ours and not (path / "study.json").exists():
+                    return cls._create(path, settings, config, cohort)
+            time.sleep(POLL_S)
+        study = cls.open(path)
+        lines = difference(study.settings, settings)
+        if lines:
             raise StudyError(
-                f"study.dir={path} is not empty and not a study (it holds {', '.join(foreign[:3])}"
-                f"{', ...' if len(foreign) > 3 else ''}). Choose an empty or new folder with study.dir=DIR."
+                [
+                    f"study.dir={path} holds a study with another configuration; nothing was changed.",
+                    *(f"  {line}" for line in lines),
+                    "Take the study's settings, or choose another study.name or study.dir.",
+                ]
             )
+        if study.info["cohort"]["fingerprint"] != cohort.fingerprint():
+            raise StudyError(
+                f"study.dir={path} was made from other data than {cohort.name} as it is read now "
+                f"({study.info['cohort']['num_records']} records then, {cohort.num_records} now; contents differ). "
+                "Point data.path at the same data, or choose another study.name or study.dir."
+            )
+        study._warn_of_ignored(config)
+        return study
+
+    @classmethod
+    def _create(cls, path: Path, settings: dict[str, Any], config: Config, cohort: Cohort) -> StudyFolder:
+        """Write a new study; `study.json` comes last and makes it one."""
         _write_cohort(path, cohort)
         membership = draw_membership(config.seed, config.fleet.num_models, len(cohort.train_patients))
         write_array(path / "restricted" / "membership.npy", membership)
@@ -273,6 +278,33 @@ class StudyFolder:
 
     def _block(self, label: str, index: int) -> dict[str, NDArray[Any]]:
         return read_block(self.path, label, index)
+
+
+def _check_unused(path: Path) -> None:
+    """Raise StudyError if the folder holds something that is not ours."""
+    if path.exists() and not path.is_dir():
+        raise StudyError(f"study.dir={path} is a file. Expected a folder; choose another study.dir.")
+    names = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+    # Temporary files: another run is starting in the same folder.
+    foreign = [name for name in names if name not in OWN_ENTRIES and not (name[0] == "." and name.endswith(".tmp"))]
+    if foreign and not (path / "study.json").exists():
+        raise StudyError(
+            f"study.dir={path} is not empty and not a study (it holds {', '.join(foreign[:3])}"
+            f"{', ...' if len(foreign) > 3 else ''}). Choose an empty or new folder with study.dir=DIR."
+        )
+
+
+def config_of(config: Config, label: str) -> Config:
+    """The configuration of an arm's models, or of the baseline beside it: logistic regression with its own recipe, in a
+    seed tree of its own, so that it shares no noise with the arm."""
+    if not label.startswith(BASELINE):
+        return config
+    return dataclasses.replace(
+        config,
+        model=ModelConfig("linear"),
+        training=dataclasses.replace(config.training, private=config.baseline.recipe),
+        seed=stream_seed(config.seed, "baseline"),
+    )
 
 
 def _cohort_summary(cohort: Cohort) -> dict[str, Any]:

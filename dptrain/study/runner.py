@@ -1,4 +1,4 @@
-"""Run a study: whatever models an arm still lacks are trained, block by block, on all cores.
+"""Run a study: whatever models an arm still lacks are trained, block by block, on all cores (`workers.py`).
 
 The same call continues a killed study and does nothing for a finished one. Several processes may run the same study at
 the same time; claims keep them from doing the same block.
@@ -6,51 +6,34 @@ the same time; claims keep them from doing the same block.
 
 from __future__ import annotations
 
-import concurrent.futures
-import concurrent.futures.process
 import dataclasses
-import functools
 import json
 import logging
-import multiprocessing
 import os
-import sys
-import threading
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from dptrain.cohorts.cohort import Cohort
 from dptrain.cohorts.registry import nominal_train_patients
-from dptrain.config import Config, ModelConfig, to_dict
-from dptrain.errors import PrivacyError, StudyError
+from dptrain.config import Config, to_dict
+from dptrain.errors import PrivacyError
 from dptrain.models.registry import build_model, num_parameters
 from dptrain.privacy.accounting import epsilon_spent
 from dptrain.privacy.ledger import shared_noise
 from dptrain.privacy.mechanism import Mechanism
 from dptrain.privacy.patient_level import cohort_patient_level
 from dptrain.privacy.verify import void_reasons
-from dptrain.progress import Progress
-from dptrain.seeding import stream_seed
 from dptrain.study.atomic import write_array, write_json
-from dptrain.study.blocks import block_path, claim, set_aside_if_damaged, write_block
-from dptrain.study.folder import BASELINE, ArmRecord, StudyFolder
-from dptrain.training.allocator import keep_freed_memory
-from dptrain.training.arms import Arm, arm_from_label, arms_of_run, build_mechanism
+from dptrain.study.blocks import block_path, is_sound
+from dptrain.study.folder import BASELINE, ArmRecord, StudyFolder, config_of
+from dptrain.study.workers import train_blocks
+from dptrain.training.arms import Arm, arms_of_run, build_mechanism
 from dptrain.training.augment import check_operations
 from dptrain.training.check import check_delta, check_training
-from dptrain.training.fleet import FleetData, train_fleet_block
 from dptrain.training.loop import evaluation_steps
 from dptrain.training.prepare import prepared_cohort
 
-POLL_S = 0.5
-START_METHOD = "fork" if sys.platform == "linux" else "spawn"
-"""Forked workers share the libraries that this process has loaded (importing torch takes seconds and 200 MB each). Safe
-here because this process runs torch with one thread and starts no thread of its own before the pool."""
 log = logging.getLogger(__name__)
 
 
@@ -119,19 +102,6 @@ def begin_arm(study: StudyFolder, arm: Arm, is_baseline: bool = False) -> ArmRec
             )
     write_json(path, dataclasses.asdict(record))
     return record
-
-
-def config_of(config: Config, label: str) -> Config:
-    """The configuration of an arm's models, or of the baseline beside it: logistic regression with its own recipe, in a
-    seed tree of its own, so that it shares no noise with the arm."""
-    if not label.startswith(BASELINE):
-        return config
-    return dataclasses.replace(
-        config,
-        model=ModelConfig("linear"),
-        training=dataclasses.replace(config.training, private=config.baseline.recipe),
-        seed=stream_seed(config.seed, "baseline"),
-    )
 
 
 _passed: dict[str, dict[str, Any]] = {}
@@ -235,13 +205,9 @@ def patient_level(cohort: Cohort, mechanism: Mechanism) -> dict[str, Any] | None
 
 
 def missing_blocks(study: StudyFolder, labels: list[str]) -> list[tuple[str, int]]:
-    """Blocks that are not finished, arm by arm; damaged ones are set aside and count as missing."""
-    missing = []
-    for label in labels:
-        finished = set(study.finished_blocks(label))
-        finished -= {index for index in finished if set_aside_if_damaged(study.path, label, index)}
-        missing += [(label, index) for index in study.blocks(label) if index not in finished]
-    return missing
+    """Blocks that are not finished, arm by arm; damaged ones count as missing."""
+    tasks = [(label, index) for label in labels for index in study.blocks(label)]
+    return [task for task in tasks if not is_sound(study.path, *task)]
 
 
 def train_missing(study: StudyFolder, labels: list[str], num_workers: int) -> None:
@@ -261,99 +227,7 @@ def train_missing(study: StudyFolder, labels: list[str], num_workers: int) -> No
         study.num_models,
         f"; and {beside} logistic regressions to compare with" if beside else "",
     )
-    progress = Progress(total, "models")
-    try:
-        num_workers = min(num_workers, len(missing))
-        train = _train_here if num_workers == 1 else functools.partial(_train_in_pool, num_workers=num_workers)
-        while missing:
-            left = train(study.path, missing, progress.update, study)
-            missing = [task for task in left if not block_path(study.path, *task).exists()]
-            if missing:
-                time.sleep(POLL_S)
-    finally:
-        progress.close()
-
-
-def _train_here(
-    path: Path, tasks: list[tuple[str, int]], done: Callable[[int, str], None], study: StudyFolder
-) -> list[tuple[str, int]]:
-    worker = Worker(path)
-    return [task for task in tasks if not _report(worker.train(*task), task, done, study)]
-
-
-def _train_in_pool(
-    path: Path, tasks: list[tuple[str, int]], done: Callable[[int, str], None], study: StudyFolder, num_workers: int
-) -> list[tuple[str, int]]:
-    left = []
-    torch.set_num_threads(1)
-    pool = concurrent.futures.ProcessPoolExecutor(
-        num_workers, multiprocessing.get_context(START_METHOD), _start_worker, (str(path), os.getpid())
-    )
-    try:
-        futures = {pool.submit(_train_in_worker, *task): task for task in tasks}
-        for future in concurrent.futures.as_completed(futures):
-            if not _report(future.result(), futures[future], done, study):
-                left.append(futures[future])
-    except concurrent.futures.process.BrokenProcessPool as error:
-        raise StudyError(
-            "A worker process died (killed, or out of memory). Finished blocks are kept; run the same command again, "
-            "with fleet.workers=1 if memory is short."
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-    return left
-
-
-def _report(trained: bool, task: tuple[str, int], done: Callable[[int, str], None], study: StudyFolder) -> bool:
-    if trained:
-        done(len(study.models(*task)), task[0])
-    return trained
-
-
-class Worker:
-    """Trains blocks of one study in this process with one thread."""
-
-    def __init__(self, path: str | Path) -> None:
-        torch.set_num_threads(1)
-        keep_freed_memory()
-        self._study = StudyFolder.open(path)
-        self._config = self._study.config()
-        self._data = FleetData.build(self._study.cohort(), self._config.privacy.unit)
-        self._membership = self._study.membership()
-
-    def train(self, label: str, index: int) -> bool:
-        """Train and write one block; False if somebody else holds its claim."""
-        with claim(self._study.path, label, index) as ours:
-            if not ours:
-                return False
-            if block_path(self._study.path, label, index).exists():
-                return True
-            record = self._study.arm(label)
-            mechanism = None if record.mechanism is None else Mechanism(**record.mechanism)
-            config, arm = config_of(self._config, label), arm_from_label(label.removeprefix(BASELINE))
-            models = self._study.models(label, index)
-            members = self._membership[models.start : models.stop]
-            results = train_fleet_block(config, self._data, arm, mechanism, models, members)
-            write_block(self._study.path, label, index, results)
-            return True
-
-
-_worker: Worker | None = None
-
-
-def _start_worker(path: str, parent: int) -> None:
-    global _worker
-    threading.Thread(target=_die_with_parent, args=(parent,), daemon=True).start()
-    _worker = Worker(path)
-
-
-def _die_with_parent(parent: int) -> None:
-    """A killed run must not leave workers behind that hold claims."""
-    while os.getppid() == parent:
-        time.sleep(POLL_S)
-    os._exit(1)
-
-
-def _train_in_worker(label: str, index: int) -> bool:
-    assert _worker is not None
-    return _worker.train(label, index)
+    for label, index in missing:
+        if block_path(study.path, label, index).exists():
+            log.warning("Block %d of arm %s was damaged on disk; it is trained anew.", index, label)
+    train_blocks(study, missing, num_workers)

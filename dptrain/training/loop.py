@@ -27,6 +27,7 @@ from dptrain.privacy.mechanism import Mechanism
 from dptrain.privacy.sampling import poisson_batches
 from dptrain.privacy.secure_random import SecureStream
 from dptrain.privacy.units import UnitIndex
+from dptrain.progress import step_done
 from dptrain.training.augment import Augmenter
 
 Step = Callable[[], float]
@@ -191,6 +192,7 @@ def train_model(
     for index in range(1, recipe.num_steps + 1):
         set_learning_rate(optimizer, recipe, index)
         losses.append(step())
+        step_done()
         if average is not None:
             average_weights(average, model, recipe, index)
         if index in due:

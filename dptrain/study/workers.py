@@ -1,0 +1,247 @@
+"""Workers: one process per core with one thread each; every one claims blocks until none is missing.
+
+Workers of any number of runs, on any number of machines, may share a study folder. The parent trains nothing: it counts
+finished blocks (also those of other runs), replaces a worker that was killed, and kills one that hangs. A worker holds
+the cohort as a memory map, so that all of them share one copy in the page cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import traceback
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dptrain.errors import DptrainError, StudyError
+from dptrain.privacy.mechanism import Mechanism
+from dptrain.progress import Progress
+from dptrain.study import claims
+from dptrain.study.blocks import block_path, claim_base, is_sound, set_aside_if_damaged, write_block
+from dptrain.study.claims import Watch, claim, local_owner, newest_claim
+from dptrain.study.folder import BASELINE, StudyFolder, config_of
+from dptrain.training.allocator import keep_freed_memory
+from dptrain.training.arms import arm_from_label
+from dptrain.training.fleet import FleetData, train_fleet_block
+
+Task = tuple[str, int]
+"""Label of an arm or a baseline, and index of a block."""
+POLL_S = 0.5
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+"""Forked workers share the libraries that this process has loaded (importing torch takes seconds and 200 MB each). Safe
+here because this process runs torch with one thread and starts no thread of its own before the workers."""
+MOST_DEATHS = 3
+"""Workers that may die one after another without a block being finished between."""
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Trains blocks of one study in this process with one thread."""
+
+    def __init__(self, path: str | Path, index: int = 0) -> None:
+        torch.set_num_threads(1)
+        keep_freed_memory()
+        self.index = index
+        """Place among the workers of its run; with several devices it takes the one with this number, in turn."""
+        self.watch = Watch()
+        self._study = StudyFolder.open(path)
+        self._config = self._study.config()
+        self._data = FleetData.build(self._study.cohort(), self._config.privacy.unit)
+        self._membership = self._study.membership()
+
+    def train(self, label: str, index: int) -> bool:
+        """Train and write one block, if it is missing or damaged; False if somebody else holds its claim."""
+        path = self._study.path
+        with claim(claim_base(path, label, index), self.watch) as ours:
+            if not ours:
+                return False
+            if is_sound(path, label, index):
+                return True
+            set_aside_if_damaged(path, label, index)
+            _remove_rests(block_path(path, label, index))
+            record = self._study.arm(label)
+            mechanism = None if record.mechanism is None else Mechanism(**record.mechanism)
+            config, arm = config_of(self._config, label), arm_from_label(label.removeprefix(BASELINE))
+            models = self._study.models(label, index)
+            members = self._membership[models.start : models.stop]
+            results = train_fleet_block(config, self._data, arm, mechanism, models, members)
+            write_block(path, label, index, results)
+            return True
+
+
+def _remove_rests(path: Path) -> None:
+    """Temporary files that killed owners of a claim left; only for its present owner."""
+    for rest in path.parent.glob(f".{path.name}.*.tmp"):
+        with contextlib.suppress(OSError):
+            rest.unlink()
+
+
+def train_blocks(study: StudyFolder, tasks: list[Task], num_workers: int) -> None:
+    """Train the blocks; returns when all of them are there, made here or by other runs.
+
+    Raises what a worker raised, or StudyError if workers keep dying; what is finished is kept.
+    """
+    torch.set_num_threads(1)
+    crew = _Crew(study, tasks, min(num_workers, len(tasks)))
+    with crew:
+        while not crew.is_done():
+            crew.wait()
+
+
+class _Crew:
+    """The workers of one run and what their parent knows."""
+
+    def __init__(self, study: StudyFolder, tasks: list[Task], num_workers: int) -> None:
+        self._study = study
+        # A file that was there before all of this is damaged: it counts when its contents are right.
+        self._left = {task: block_path(study.path, *task).exists() for task in tasks}
+        self._context: Any = multiprocessing.get_context(START_METHOD)
+        self._stop = self._context.Event()
+        self._watch = Watch()
+        self._deaths = 0
+        self._looked = time.monotonic()
+        self._progress = Progress(sum(len(study.models(*task)) for task in tasks), "models")
+        self._workers = {index: self._start(index) for index in range(num_workers)}
+
+    def __enter__(self) -> _Crew:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Idle workers stop; those in the middle of a block end it after another worker's error, not after a signal."""
+        self._stop.set()
+        for process, _ in self._workers.values():
+            if kind is not None and not issubclass(kind, Exception):
+                process.terminate()
+        while any(process.is_alive() for process, _ in self._workers.values()):
+            for process, _ in self._workers.values():
+                process.join(claims.HEARTBEAT_S / len(self._workers))
+            self._kill_hanging()
+        self._progress.close()
+
+    def is_done(self) -> bool:
+        """Count what is finished; True when nothing is left."""
+        present = {label: self._study.finished_blocks(label) for label in {label for label, _ in self._left}}
+        for (label, index), was_damaged in list(self._left.items()):
+            if index in present[label] and (not was_damaged or is_sound(self._study.path, label, index)):
+                del self._left[label, index]
+                self._deaths = 0
+                self._progress.update(len(self._study.models(label, index)), label)
+        return not self._left
+
+    def wait(self) -> None:
+        """Sleep until something may have changed, then look after the workers."""
+        sentinels = [process.sentinel for process, _ in self._workers.values()]
+        multiprocessing.connection.wait(sentinels, timeout=POLL_S)
+        if time.monotonic() - self._looked > claims.HEARTBEAT_S:
+            self._looked = time.monotonic()
+            self._kill_hanging()
+        for index, (process, channel) in list(self._workers.items()):
+            if not process.is_alive():
+                self._bury(index, process, channel)
+
+    def _start(self, index: int) -> tuple[BaseProcess, multiprocessing.connection.Connection]:
+        receiver, sender = self._context.Pipe(duplex=False)
+        arguments = (str(self._study.path), list(self._left), index, self._stop, sender, os.getpid())
+        process = self._context.Process(target=_work, args=arguments, daemon=True)
+        process.start()
+        sender.close()
+        return process, receiver
+
+    def _bury(self, index: int, process: BaseProcess, channel: multiprocessing.connection.Connection) -> None:
+        """A worker ended: pass on its error, or put another one in its place if it was killed."""
+        with contextlib.suppress(EOFError, OSError):
+            raise pickle.loads(channel.recv_bytes())
+        process.join()
+        channel.close()
+        if self.is_done():
+            return
+        if process.exitcode != 0:
+            self._deaths += 1
+            if self._deaths >= MOST_DEATHS:
+                raise StudyError(
+                    f"{self._deaths} worker processes died one after another (killed, or out of memory). Finished "
+                    "blocks are kept; run the same command again, with fleet.workers=1 if memory is short."
+                )
+            log.warning("A worker process died (exit code %s); another one takes its place.", process.exitcode)
+        self._workers[index] = self._start(index)
+
+    def _kill_hanging(self) -> None:
+        """Kill workers of ours whose claims went stale: no step ended and no processor time was used."""
+        ours = {process.pid: process for process, _ in self._workers.values()}
+        for label, index in self._left:
+            newest = newest_claim(claim_base(self._study.path, label, index))
+            process = None if newest is None else ours.get(local_owner(newest[1]))
+            if newest is not None and process is not None and process.is_alive() and self._watch.is_stale(newest[1]):
+                log.warning(
+                    "A worker made no step for %g s while training block %d of arm %s: it is killed, the block is "
+                    "trained anew.",
+                    claims.STALE_S,
+                    index,
+                    label,
+                )
+                process.kill()
+                process.join()
+
+
+def _work(
+    path: str,
+    tasks: list[Task],
+    index: int,
+    stop: Any,
+    channel: multiprocessing.connection.Connection,
+    parent: int,
+) -> None:
+    """A worker's life: train whatever nobody else trains until every block is there."""
+    threading.Thread(target=_die_with_parent, args=(parent,), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        worker = Worker(path, index)
+        while tasks and not stop.is_set():
+            tasks = _round(worker, Path(path), tasks, stop)
+            if tasks:
+                stop.wait(POLL_S)
+    except DptrainError as error:
+        channel.send_bytes(pickle.dumps(error))
+    except Exception as error:
+        error.add_note(f"In a worker process:\n{traceback.format_exc()}")
+        try:
+            content = pickle.dumps(error)
+            pickle.loads(content)
+        except Exception:
+            content = pickle.dumps(RuntimeError(traceback.format_exc()))
+        channel.send_bytes(content)
+
+
+def _round(worker: Worker, path: Path, tasks: list[Task], stop: Any) -> list[Task]:
+    """Try every task once, in order; returns those that somebody else is at."""
+    left = []
+    for task in tasks:
+        if stop.is_set():
+            return tasks
+        if not block_path(path, *task).exists() or not is_sound(path, *task):
+            try:
+                if not worker.train(*task):
+                    left.append(task)
+            except StudyError:
+                # Given up for dead while it was suspended, and its temporary file removed: somebody else was faster.
+                if not is_sound(path, *task):
+                    raise
+    return left
+
+
+def _die_with_parent(parent: int) -> None:
+    """A killed run must not leave workers behind that hold claims."""
+    while os.getppid() == parent:
+        time.sleep(POLL_S)
+    os._exit(1)
