@@ -286,7 +286,9 @@ def command_report(arguments: list[str]) -> None:
     from dptrain.report.write import write_report
 
     arguments, key_file = _key_file(arguments)
-    print(write_report(_one_study(arguments, "report"), key_file=key_file))
+    study = _one_study(arguments, "report")
+    write_report(study, pages=True, key_file=key_file)
+    print(study / "report")
 
 
 def _key_file(arguments: list[str]) -> tuple[list[str], Path | None]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 from dptrain.attacks.patient import expand_membership, sum_over_records
 from dptrain.attacks.protocol import Attack, attack_named, default_attack
@@ -24,6 +23,8 @@ from dptrain.audit.targets import TargetSummary, summarise_attack
 from dptrain.errors import ConfigError, StudyError
 from dptrain.privacy.tradeoff import tradeoff
 from dptrain.report.contradictions import GuaranteeRefuted, contradictions, pairs_won
+from dptrain.report.details import ArmDetails, Pool, arm_details
+from dptrain.report.quantiles import null_quantile, quantile_interval
 from dptrain.report.results import (
     FPRS,
     ArmLike,
@@ -48,8 +49,8 @@ from dptrain.training.utility import METRIC_NAMES
 PAIRED_THRESHOLDS = (0.8, 0.9)
 
 
-def analyse(study: StudyLike) -> StudyResult:
-    """Every figure of a study's complete arms.
+def analyse(study: StudyLike, *, details: bool = False) -> StudyResult:
+    """Every figure of a study's complete arms; with `details` also what only the report's pages show.
 
     Raises:
         StudyError: no arm is complete.
@@ -68,6 +69,18 @@ def analyse(study: StudyLike) -> StudyResult:
     nulls: list[NullDistribution] = []
     wins: dict[str, NDArray[np.int64]] = {}
     reference: tuple[Performance, NDArray[np.float64]] | None = None
+    pool = Pool(
+        cohort,
+        membership,
+        train_rows,
+        train_patient,
+        test_rows,
+        test_patient,
+        attack,
+        int(study.settings["seed"]),
+        int(study.settings["attack"]["num_bootstrap"]),
+    )
+    found: dict[str, ArmDetails] = {}
     for arm in arms:
         logits = study.logits(arm.label)
         performance = measure(logits[:, test_rows], labels[test_rows], test_patient, cohort.task)
@@ -77,6 +90,12 @@ def analyse(study: StudyLike) -> StudyResult:
         paired = None if reference is None else _paired(study, arm.label, performance, evidence, membership, reference)
         if arm.label == "none":
             reference = performance, evidence
+        measured, scores = _attack_result(attack, signals, membership, train_patient)
+        if details:
+            before = results[0].risk.patient_auc if results and results[0].label == "none" else None
+            found[arm.label] = arm_details(
+                pool, arm.label, logits, scores, evidence, risk.patient_auc, null, before
+            )
         nulls.append(null)
         wins[arm.label] = pairs_won(evidence, membership)
         results.append(
@@ -91,13 +110,14 @@ def analyse(study: StudyLike) -> StudyResult:
                 clipping_norm=arm.clipping_norm,
                 num_parameters=arm.num_parameters,
                 utility=_utility(performance, METRIC_NAMES[cohort.task], model_units(membership)),
-                attack=_attack_result(attack, signals, membership, train_patient),
+                attack=measured,
                 risk=risk,
                 paired=paired,
                 cap=_cap(arm, unit_is_patient=arm.unit == "patient" or len(train_rows) == membership.shape[1]),
                 curves=_curves(study, arm.label),
                 baseline=_baseline(study, arm.label, logits, membership, test_rows, test_patient),
                 patient_level=arm.patient_level,
+                accounting=arm.accounting,
             )
         )
     refuted = contradictions(results, wins, membership)
@@ -118,6 +138,7 @@ def analyse(study: StudyLike) -> StudyResult:
         null=_null_band(nulls),
         arms=tuple(results),
         warnings=cohort.warnings,
+        details=found,
     )
 
 
@@ -182,15 +203,18 @@ def _baseline(
 
 def _attack_result(
     attack: Attack, signals: NDArray[np.float64], membership: NDArray[np.bool_], patient: NDArray[np.int64]
-) -> AttackResult:
-    scores = attack.function(signals, expand_membership(membership, patient))
-    summary = summarise_attack(sum_over_records(scores, patient, membership.shape[1]), membership, FPRS)
-    return AttackResult(
+) -> tuple[AttackResult, NDArray[np.float64]]:
+    """The attack's figures, and its (M, P) scores."""
+    record_scores = attack.function(signals, expand_membership(membership, patient))
+    scores = sum_over_records(record_scores, patient, membership.shape[1])
+    summary = summarise_attack(scores, membership, FPRS)
+    result = AttackResult(
         attack.name,
         _fraction(summary.auc),
         summary.auc.sd,
         {fpr: _fraction(one) if one.estimable else None for fpr, one in summary.tpr_at_fpr.items()},
     )
+    return result, scores
 
 
 def _fraction(summary: TargetSummary) -> Estimate:
@@ -213,39 +237,15 @@ def _risk(
         patient_auc=auc,
         patient_attack_auc=attack_auc,
         median=float(np.nanmedian(auc)),
-        p99=_quantile_interval(auc[np.isfinite(auc)], 0.99),
+        p99=quantile_interval(auc[np.isfinite(auc)], 0.99),
         max=float(np.nanmax(auc)),
-        null_p99=_null_quantile(null, 0.99),
+        null_p99=null_quantile(null, 0.99),
         at_least=tuple(exposed_counts(auc, null, THRESHOLDS)),
         attack_median=float(np.nanmedian(attack_auc)),
         attack_p99=float(np.nanquantile(attack_auc, 0.99)),
         attack_max=float(np.nanmax(attack_auc)),
     )
     return risk, null
-
-
-def _quantile_interval(values: NDArray[np.float64], probability: float) -> Estimate:
-    """Quantile (linear interpolation) and its 95% interval from order statistics: no assumption, no random numbers."""
-    ordered = np.sort(values)
-    low, high = binom.ppf([0.025, 0.975], len(ordered), probability).astype(int)
-    value = float(np.quantile(ordered, probability))
-    return Estimate(
-        value, min(value, float(ordered[max(low - 1, 0)])), max(value, float(ordered[min(high, len(ordered) - 1)]))
-    )
-
-
-def _null_quantile(null: NullDistribution, probability: float) -> Estimate:
-    """The same quantile (linear interpolation) in every permutation: expectation and central 95%."""
-    place = (null.num_patients - 1) * probability
-    below = int(np.floor(place))
-    grid = null.at_least_BT.shape[1] - 1
-    smallest = [
-        ((null.at_least_BT >= null.num_patients - rank).sum(axis=1) - 1) / grid
-        for rank in (below, min(below + 1, null.num_patients - 1))
-    ]
-    values = smallest[0] + (place - below) * (smallest[1] - smallest[0])
-    low, high = np.quantile(values, [0.025, 0.975])
-    return Estimate(float(values.mean()), float(low), float(high))
 
 
 def _paired(

@@ -8,7 +8,7 @@ to `restricted/patient_risk.csv` and, without any identity, into the survival cu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,6 +50,8 @@ class ArmLike(Protocol):
     def num_parameters(self) -> int: ...
     @property
     def patient_level(self) -> dict[str, Any] | None: ...
+    @property
+    def accounting(self) -> dict[str, Any] | None: ...
 
 
 class StudyLike(Protocol):
@@ -200,6 +202,8 @@ class ArmResult:
     """None for the controls and where the study was made without."""
     patient_level: Mapping[str, Mapping[str, float]] | None = None
     """With records as the unit: `records` and `epsilon` of patients with all records, at p50, p90, p99 and max."""
+    accounting: Mapping[str, Any] | None = None
+    """Epsilon by each accountant; None without DP."""
 
     @property
     def is_private(self) -> bool:
@@ -257,6 +261,8 @@ class StudyResult:
     """none, matched, clip, then epsilon falling."""
     warnings: tuple[str, ...] = ()
     """What the reader must know, one sentence each."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """`details.ArmDetails` by label of the arm, if they were asked for."""
 
     def arm(self, label: str) -> ArmResult:
         """The arm called `label`."""

@@ -66,7 +66,7 @@ def _arm(arm: ArmResult) -> dict[str, Any]:
         "attack": _attack(arm),
         "risk": _risk(arm),
         "paired": None if arm.paired is None else _paired(arm.paired),
-        "cap": None if arm.cap is None else _cap(arm.cap),
+        "cap": None if arm.cap is None else cap_as_dict(arm.cap),
         "baseline": None if arm.baseline is None else _baseline(arm.baseline),
         **({} if arm.patient_level is None else {"patient_level": {k: dict(v) for k, v in arm.patient_level.items()}}),
     }
@@ -149,7 +149,7 @@ def _risk_names(paired: PairedResult) -> Mapping[str, Estimate]:
     }
 
 
-def _cap(cap: CapResult) -> dict[str, Any]:
+def cap_as_dict(cap: CapResult) -> dict[str, Any]:
     """Rounded up: a cap may be stated too high, never too low."""
     return {
         "auc": _rounded_up(cap.auc),

@@ -66,10 +66,10 @@ def mean_interval(performance: Performance, pair_M: NDArray[np.int64]) -> Estima
     mean = float(performance.auroc_M.mean())
     if mean >= 1.0:
         return Estimate(1.0, float(0.025 ** (1.0 / performance.num_fewer)), 1.0)
-    error = _standard_error(performance.influence_P, performance.auroc_M, pair_M)
+    error = standard_error(performance.influence_P, performance.auroc_M, pair_M)
     if error == 0.0 or mean <= 0.0:
         return Estimate(mean, mean, mean)
-    reach = _reach(pair_M) * error / (mean * (1.0 - mean))
+    reach = interval_reach(pair_M) * error / (mean * (1.0 - mean))
     low, high = expit(logit(mean) + np.array([-reach, reach]))
     return Estimate(mean, float(low), float(high))
 
@@ -77,12 +77,12 @@ def mean_interval(performance: Performance, pair_M: NDArray[np.int64]) -> Estima
 def difference_interval(arm: Performance, reference: Performance, pair_M: NDArray[np.int64]) -> Estimate:
     """Mean difference in AUROC (arm minus reference) on the same test patients and models, with its 95% interval."""
     difference_M = arm.auroc_M - reference.auroc_M
-    error = _standard_error(arm.influence_P - reference.influence_P, difference_M, pair_M)
-    mean, reach = float(difference_M.mean()), _reach(pair_M) * error
+    error = standard_error(arm.influence_P - reference.influence_P, difference_M, pair_M)
+    mean, reach = float(difference_M.mean()), interval_reach(pair_M) * error
     return Estimate(mean, mean - reach, mean + reach)
 
 
-def _standard_error(influence_P: NDArray[np.float64], value_M: NDArray[np.float64], pair_M: NDArray[np.int64]) -> float:
+def standard_error(influence_P: NDArray[np.float64], value_M: NDArray[np.float64], pair_M: NDArray[np.int64]) -> float:
     num_patients = len(influence_P)
     patients = num_patients / (num_patients - 1) * float(np.square(influence_P).sum()) if num_patients > 1 else 0.0
     means = np.bincount(pair_M, value_M) / np.bincount(pair_M)
@@ -90,7 +90,7 @@ def _standard_error(influence_P: NDArray[np.float64], value_M: NDArray[np.float6
     return float(np.sqrt(patients + models))
 
 
-def _reach(pair_M: NDArray[np.int64]) -> float:
+def interval_reach(pair_M: NDArray[np.int64]) -> float:
     num_pairs = int(pair_M.max()) + 1
     return float(t.ppf(0.975, num_pairs - 1)) if num_pairs > 1 else float(norm.ppf(0.975))
 

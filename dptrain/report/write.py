@@ -10,7 +10,9 @@ from pathlib import Path
 
 from dptrain.report import charts, tensorboard
 from dptrain.report.analysis import analyse
+from dptrain.report.build import document_of
 from dptrain.report.contradictions import GuaranteeRefuted
+from dptrain.report.document import Document
 from dptrain.report.pseudonyms import study_domain
 from dptrain.report.restricted import write_restricted
 from dptrain.report.results import StudyResult
@@ -18,14 +20,19 @@ from dptrain.report.tradeoff import tradeoff_csv, tradeoff_json
 from dptrain.study.atomic import write_bytes, write_text
 from dptrain.study.folder import REFUTED, StudyFolder
 
+PAGES = "report"
+"""Folder of the report's pages in a study."""
 OUTCOME = ("tradeoff.json", "tradeoff.csv", "tradeoff.svg", "tradeoff.png")
 log = logging.getLogger(__name__)
 
 
-def write_report(study_path: str | Path, *, tensorboard_runs: bool = True, key_file: Path | None = None) -> Path:
+def write_report(
+    study_path: str | Path, *, tensorboard_runs: bool = True, pages: bool = False, key_file: Path | None = None
+) -> Path:
     """Analyse the study and write chart, tables and TensorBoard runs; returns the path of tradeoff.png.
 
-    `key_file` is the key of the pseudonyms; by default the house's (`pseudonyms`).
+    With `pages` also the report's pages (`report/`), which need a longer analysis. `key_file` is the key of the
+    pseudonyms; by default the house's (`pseudonyms`).
 
     Raises:
         StudyError: no study, no complete arm, or the folder cannot be written.
@@ -35,14 +42,22 @@ def write_report(study_path: str | Path, *, tensorboard_runs: bool = True, key_f
     path = Path(study_path)
     study = StudyFolder.open(path)
     try:
-        result = analyse(study)
+        result = analyse(study, details=pages)
     except GuaranteeRefuted as refuted:
         withdraw(path, refuted.by_arm)
         raise
     for label in study.arm_labels():
         (path / "arms" / label / REFUTED).unlink(missing_ok=True)
     write_restricted(path, result, study_domain(study.info), key_file)
-    return write_result(path, result, tensorboard_runs=tensorboard_runs)
+    chart = write_result(path, result, tensorboard_runs=tensorboard_runs)
+    if pages:
+        write_pages(path, document_of(result, study.info, {arm.label: study.ledgers(arm.label) for arm in result.arms}))
+    return chart
+
+
+def write_pages(path: Path, document: Document) -> None:
+    """Write a report document into the study's folder `path`."""
+    write_text(path / PAGES / "report.json", document.to_json())
 
 
 def withdraw(path: Path, by_arm: Mapping[str, Sequence[str]]) -> None:
@@ -56,6 +71,8 @@ def withdraw(path: Path, by_arm: Mapping[str, Sequence[str]]) -> None:
             file.unlink()
     if (path / "tensorboard").is_dir():
         shutil.rmtree(path / "tensorboard", ignore_errors=True)
+    if (path / PAGES).is_dir():
+        shutil.rmtree(path / PAGES, ignore_errors=True)
     if old:
         log.warning("Removed the outcome of an earlier run, which does not hold: %s.", ", ".join(map(str, old)))
 

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from dptrain.cohorts.cohort import Cohort
 from dptrain.cohorts.membership import draw_membership
+from dptrain.report.build import document_of
+from dptrain.report.document import Document
+from dptrain.report.results import StudyResult
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class FakeArm:
     unit: str = "patient"
     num_parameters: int = 497
     patient_level: dict[str, Any] | None = None
+    accounting: dict[str, Any] | None = None
     num_exposed: int = 0
     """Patients whose signal rises by `leak` when they are members."""
     leak: float = 6.0
@@ -140,3 +144,15 @@ def _signs(cohort: Cohort) -> NDArray[np.float64]:
     if cohort.task == "multilabel":
         return 2.0 * np.nan_to_num(labels.astype(float), nan=0.5) - 1.0
     return (2.0 * labels - 1.0)[:, None]
+
+
+def document_for(result: StudyResult) -> Document:
+    """The report document of a fake study that was analysed with details."""
+    info = {
+        "name": "fake",
+        "dptrain": "0.1.0",
+        "fingerprint": "f" * 64,
+        "settings": {"seed": 7, "data": {"name": "fake", "path": "/secret/place"}, "model": {"name": "mlp"}},
+        "cohort": {"label_names": ["benign", "malignant"], "outside_dp": []},
+    }
+    return document_of(result, info, {})

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from dptrain.errors import ConfigError, PrivacyError, StudyError
-from dptrain.report.analysis import _null_quantile, _quantile_interval, analyse
+from dptrain.report.analysis import analyse
 from dptrain.report.pseudonyms import Pseudonyms
+from dptrain.report.quantiles import null_quantile, quantile_interval
 from dptrain.report.restricted import patient_risk_csv
 from dptrain.report.results import StudyResult
 from dptrain.report.tradeoff import tradeoff_json
@@ -107,17 +108,17 @@ def test_the_interval_of_a_quantile_comes_from_order_statistics() -> None:
     rng = np.random.default_rng(5)
     hits = 0
     for _ in range(300):
-        found = _quantile_interval(rng.random(400), 0.99)
+        found = quantile_interval(rng.random(400), 0.99)
         assert found.low <= found.value <= found.high
         hits += found.low <= 0.99 <= found.high
     assert hits / 300 > 0.93
 
 
-def test_the_null_quantile_is_the_quantile_of_each_permutation() -> None:
+def test_thenull_quantile_is_the_quantile_of_each_permutation() -> None:
     class Null:
         num_patients = 50
         at_least_BT = np.array([(auc[:, None] >= np.arange(2001) / 2000 - 1e-9).sum(axis=0) for auc in
                                 np.random.default_rng(1).integers(0, 2001, (7, 50)) / 2000])  # fmt: skip
 
     expected = [np.quantile(auc, 0.9) for auc in np.random.default_rng(1).integers(0, 2001, (7, 50)) / 2000]
-    assert _null_quantile(Null, 0.9).value == pytest.approx(np.mean(expected))  # type: ignore[arg-type]
+    assert null_quantile(Null, 0.9).value == pytest.approx(np.mean(expected))  # type: ignore[arg-type]

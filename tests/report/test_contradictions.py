@@ -31,7 +31,7 @@ def gaussian_cap(mu: float) -> CapResult:
 def observed(arm: ArmResult, signals_MP: NDArray[np.float64], membership: NDArray[np.bool_]) -> ArmResult:
     """The arm with the attack's figures on these signals; one record per patient."""
     patient = np.arange(signals_MP.shape[1])
-    attack = _attack_result(default_attack(len(membership)), signals_MP, membership, patient)
+    attack, _ = _attack_result(default_attack(len(membership)), signals_MP, membership, patient)
     return replace(arm, attack=attack)
 
 

@@ -1,0 +1,367 @@
+"""From an analysed study to its report document. Nothing is computed here that could be wrong: figures get their n,
+unit and what their interval is about, curves are thinned to what the eye sees, and marks for disclosure are set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dptrain import __version__
+from dptrain.audit.interval import Interval
+from dptrain.audit.subgroups import GroupRisk
+from dptrain.report.analysis import PAIRED_THRESHOLDS
+from dptrain.report.details import ACCESS_FPR, ArmDetails
+from dptrain.report.document import (
+    Access,
+    Arm,
+    Attack,
+    Document,
+    Group,
+    GroupInArm,
+    Paired,
+    Performance,
+    Privacy,
+    Risk,
+    Summary,
+    Threshold,
+)
+from dptrain.report.leaves import Count, Curve, Figure, Remark
+from dptrain.report.not_tested import not_tested
+from dptrain.report.repeat import repeat_of
+from dptrain.report.results import ArmResult, Estimate, StudyResult
+from dptrain.report.thinning import survival_points
+from dptrain.report.tradeoff import DECIMALS, cap_as_dict
+from dptrain.report.words import long_name, patient_word, short_name
+
+OTHER_PATIENTS = "other patients from the same source"
+OTHER_MODELS = "other models on other halves of these patients"
+BOTH = "other patients from the same source and other models"
+TEST_AND_MODELS = "other test patients and other models"
+CHANCE = "central 95% of what chance shows"
+TOP_FRACTION = 0.01
+
+
+def document_of(
+    result: StudyResult, info: Mapping[str, Any], ledgers: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> Document:
+    """The document of a study analysed with details.
+
+    `info` is study.json; `ledgers` are the ledgers of every arm's models by label.
+    """
+    null = result.null
+    cohort = info["cohort"]
+    return Document(
+        summary=Summary(
+            name=str(info["name"]),
+            cohort=result.cohort,
+            simulated=result.simulated,
+            task=result.task,
+            model=result.model,
+            unit=result.unit,
+            patient_word=patient_word(result),
+            num_models=result.num_models,
+            metric=result.arms[0].utility.metric,
+            num_patients=Count(result.num_patients),
+            num_records=Count(result.num_records, unit="records"),
+            num_test_patients=Count(result.num_test_patients),
+            label_names=tuple(cohort["label_names"]),
+            warnings=tuple(Remark(text) for text in result.warnings),
+            outside_dp=tuple(cohort["outside_dp"]),
+        ),
+        arms=tuple(_arm(result, arm, ledgers.get(arm.label, ())) for arm in result.arms),
+        null=Curve(
+            "null",
+            _rounded(null.auc),
+            _rounded(null.expected),
+            _rounded(null.low),
+            _rounded(null.high),
+            n=result.num_patients,
+        ),
+        groups=_groups(result),
+        not_tested=not_tested(result),
+        repeat=repeat_of(result, info, __version__),
+    )
+
+
+def _arm(result: StudyResult, arm: ArmResult, ledgers: Sequence[Mapping[str, Any]]) -> Arm:
+    details: ArmDetails = result.details[arm.label]
+    return Arm(
+        label=arm.label,
+        name=short_name(arm).replace("\n", " "),
+        long_name=long_name(arm),
+        is_private=arm.is_private,
+        num_parameters=arm.num_parameters,
+        privacy=_privacy(arm, ledgers),
+        performance=_performance(result, arm, details),
+        attack=_attack(result, arm, details),
+        risk=_risk(result, arm, details),
+        paired=None if arm.paired is None else _paired(result, arm),
+        access=tuple(
+            Access(
+                one.policy,
+                _figure(_summary(one.attack_auc), one.num_patients, about=OTHER_MODELS),
+                _figure(_summary(one.tpr_at_fpr), one.num_patients, unit="fraction", about=OTHER_MODELS),
+                _figure(one.p99, one.num_patients, about=OTHER_PATIENTS, rests_on=_beyond(one.num_patients)),
+            )
+            for one in details.access
+        ),
+    )
+
+
+def _privacy(arm: ArmResult, ledgers: Sequence[Mapping[str, Any]]) -> Privacy:
+    target = arm.target
+    curve = None
+    if arm.cap is not None:
+        fpr, tpr = _log_grid(arm.cap.curve.fpr, arm.cap.curve.tpr)
+        curve = Curve("cap", fpr, tpr, x_unit="fraction", y_unit="fraction", public=True)
+    level = None
+    if arm.patient_level is not None:
+        level = {
+            kind: {
+                name: Figure(float(value), unit=kind, rests_on=1 if name == "max" else None)
+                for name, value in values.items()
+            }
+            for kind, values in arm.patient_level.items()
+        }
+    return Privacy(
+        target_epsilon=arm.target_epsilon,
+        target_tpr=target.target_tpr,
+        target_fpr=target.target_fpr,
+        target_advantage=target.target_advantage,
+        epsilon=arm.epsilon,
+        delta=arm.delta,
+        noise_multiplier=arm.noise_multiplier,
+        sampling_rate=arm.sampling_rate,
+        num_steps=arm.num_steps,
+        clipping_norm=arm.clipping_norm,
+        accounting=arm.accounting,
+        cap=None if arm.cap is None else cap_as_dict(arm.cap),
+        cap_curve=curve,
+        patient_level=level,
+        ledger=_ledger(arm, ledgers),
+    )
+
+
+def _ledger(arm: ArmResult, ledgers: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What is public of what ran: numbers of models and steps, and the noise that was found in the gradients."""
+    if not ledgers:
+        return None
+    noises = [float(one["noise_sd"]) for one in ledgers]
+    sigma = arm.noise_multiplier or 0.0
+    return {
+        "num_models": len(ledgers),
+        "num_steps": sorted({int(one["num_steps"]) + int(one["num_lost"]) for one in ledgers}),
+        "noise_multipliers": sorted({float(v) for one in ledgers for v in one["noise_multipliers"]}),
+        "clipping_norms": sorted({float(v) for one in ledgers for v in one["clipping_norms"]}),
+        "noise_over_sigma": [round(min(noises) / sigma, 4), round(max(noises) / sigma, 4)] if sigma else None,
+    }
+
+
+def _performance(result: StudyResult, arm: ArmResult, details: ArmDetails) -> Performance:
+    n, found = result.num_test_patients, details.calibration
+    base = arm.baseline
+    return Performance(
+        auroc=_figure(arm.utility.mean, n, unit="AUROC", n_unit="test patients", about=TEST_AND_MODELS),
+        auprc=_figure(found.auprc, n, unit="AUPRC", n_unit="test patients", about=TEST_AND_MODELS),
+        brier=_figure(found.brier, n, unit="Brier score", n_unit="test patients", about=TEST_AND_MODELS),
+        calibration_slope=_figure(found.slope, n, unit="slope", n_unit="test patients", about=TEST_AND_MODELS),
+        prevalence=Figure(_number(found.prevalence), n=n, n_unit="test patients", unit="fraction"),
+        auroc_sd=Figure(_number(arm.utility.sd), n=result.num_models, n_unit="models", unit="AUROC"),
+        baseline=None
+        if base is None
+        else _figure(base.utility.mean, n, unit="AUROC", n_unit="test patients", about=TEST_AND_MODELS),
+        baseline_difference=None
+        if base is None
+        else _figure(base.difference, n, unit="AUROC", n_unit="test patients", about=TEST_AND_MODELS),
+    )
+
+
+def _attack(result: StudyResult, arm: ArmResult, details: ArmDetails) -> Attack:
+    roc = details.roc
+    return Attack(
+        name=arm.attack.name,
+        auc=_figure(arm.attack.auc, result.num_patients, about=OTHER_MODELS),
+        tpr_at_fpr={
+            f"{fpr:g}": _figure(tpr, result.num_patients, unit="fraction", about=OTHER_MODELS)
+            for fpr, tpr in arm.attack.tpr_at_fpr.items()
+        },
+        roc=Curve(
+            "roc",
+            _rounded(roc.fpr_G),
+            _rounded(roc.tpr_G),
+            _rounded(np.clip(roc.low_G, 0.0, 1.0)),
+            _rounded(np.clip(roc.high_G, 0.0, 1.0)),
+            x_unit="fraction",
+            y_unit="fraction",
+            n=roc.num_members,
+            n_x=roc.num_nonmembers,
+        ),
+    )
+
+
+def _risk(result: StudyResult, arm: ArmResult, details: ArmDetails) -> Risk:
+    n, risk, again = result.num_patients, arm.risk, details.remeasured
+    x, y = survival_points(risk.patient_auc)
+    return Risk(
+        median=Figure(_number(risk.median), n=n, rests_on=None),
+        p99=_figure(risk.p99, n, about=OTHER_PATIENTS, rests_on=_beyond(n)),
+        maximum=Figure(_number(risk.max), n=n, rests_on=1),
+        p99_null=_figure(risk.null_p99, n, about=CHANCE),
+        at_least=tuple(
+            Threshold(
+                one.threshold,
+                Count(
+                    one.count,
+                    n,
+                    _number(one.low),
+                    _number(one.high),
+                    cell=f"at least {one.threshold:g}/{arm.label}",
+                ),
+                Figure(_number(one.null_expected), high=_number(one.null_high), n=n, unit="patients", about=CHANCE),
+                one.resolvable,
+            )
+            for one in risk.at_least
+        ),
+        survival=Curve("survival", _rounded(x), _rounded(y), n=n),
+        exposed=Count(details.num_exposed, n),
+        picked=None
+        if again is None
+        else Figure(_number(again.picked), n=again.num_picked, rests_on=again.num_picked),
+        remeasured=None
+        if again is None
+        else _figure(again.remeasured, again.num_picked, about=OTHER_MODELS, rests_on=again.num_picked),
+    )
+
+
+def _paired(result: StudyResult, arm: ArmResult) -> Paired:
+    assert arm.paired is not None
+    n, paired = result.num_patients, arm.paired
+    auc = paired.patient_auc
+    counts = {}
+    for threshold in PAIRED_THRESHOLDS:
+        one = auc[f"at_least_{threshold:g}"]
+        counts[f"{threshold:g}"] = Count(
+            _number(one.value),
+            n,
+            _number(one.low),
+            _number(one.high),
+            difference=True,
+            cell=f"at least {threshold:g}/{arm.label}",
+        )
+    return Paired(
+        utility=_figure(
+            paired.utility, result.num_test_patients, unit="AUROC", n_unit="test patients", about=TEST_AND_MODELS
+        ),
+        patient_auc_mean=_figure(auc["mean"], n, about=BOTH),
+        patient_auc_median=_figure(auc["median"], n, about=BOTH),
+        patient_auc_p99=_figure(auc["p99"], n, about=BOTH, rests_on=_beyond(n)),
+        count_at_least=counts,
+    )
+
+
+def _groups(result: StudyResult) -> tuple[Group, ...]:
+    first: ArmDetails = result.details[result.arms[0].label]
+    if first.groups is None:
+        return ()
+    tests = {(one.attribute, one.group): one.num_patients for one in first.group_auroc}
+    found = []
+    for place, one in enumerate(first.groups.groups):
+        key = (one.attribute, one.group)
+        arms = {
+            arm.label: _group_in_arm(arm, result.details[arm.label], place) for arm in result.arms if one.reportable
+        }
+        found.append(
+            Group(
+                one.attribute,
+                one.group,
+                Count(
+                    one.num_patients, result.num_patients, cell=f"size/{'/'.join(key)}", partition=f"size/{key[0]}"
+                ),
+                Count(
+                    tests.get(key, 0),
+                    result.num_test_patients,
+                    unit="test patients",
+                    cell=f"test size/{'/'.join(key)}",
+                    partition=f"test size/{key[0]}",
+                ),
+                arms,
+            )
+        )
+    return tuple(found)
+
+
+def _group_in_arm(arm: ArmResult, details: ArmDetails, place: int) -> GroupInArm:
+    assert details.groups is not None
+    one: GroupRisk = details.groups.groups[place]
+    key = (one.attribute, one.group)
+    num_top, size = details.groups.num_in_top, one.num_patients
+    cell = f"top/{arm.label}/{'/'.join(key)}"
+    auroc = next((each for each in details.group_auroc if (each.attribute, each.group) == key), None)
+    change = details.differences[place] if details.differences else None
+    return GroupInArm(
+        num_in_top=Count(
+            _number(one.num_in_top), num_top, cell=cell, partition=f"top/{arm.label}/{one.attribute}"
+        ),
+        share_in_top=Figure(
+            _number(one.share_in_top), n=num_top, unit="fraction", rests_on=one.num_in_top, cell=cell
+        ),
+        relative_change=_figure(
+            one.relative_change, size, unit="relative change", about=BOTH, rests_on=one.num_in_top, cell=cell
+        ),
+        p_holm=Figure(_number(one.excess.p_holm), n=size, unit="p-value", rests_on=one.num_in_top, cell=cell),
+        mean_auc=_figure(details.group_auc[key], size, about=OTHER_PATIENTS),
+        auroc=Figure(None, n=0, unit="AUROC", n_unit="test patients")
+        if auroc is None
+        else _figure(auroc.utility, auroc.num_patients, unit="AUROC", n_unit="test patients", about=TEST_AND_MODELS),
+        fall=None if change is None else _figure(change.fall, size, about=OTHER_PATIENTS),
+        fall_against_others=None if change is None else _figure(change.against_others, size, about=OTHER_PATIENTS),
+    )
+
+
+def _beyond(n: int) -> int:
+    """Patients at or beyond the 99th percentile."""
+    return max(1, math.ceil(TOP_FRACTION * n))
+
+
+def _summary(one: Any) -> Estimate:
+    return Estimate(one.mean, max(one.low, 0.0), min(one.high, 1.0))
+
+
+def _figure(
+    estimate: Estimate | Interval | None,
+    n: int,
+    *,
+    unit: str = "AUC",
+    n_unit: str = "patients",
+    about: str = "",
+    rests_on: float | None = None,
+    cell: str | None = None,
+) -> Figure:
+    if estimate is None:
+        return Figure(None, n=n, n_unit=n_unit, unit=unit, about=about)
+    value, low, high = (_number(end) for end in (estimate.value, estimate.low, estimate.high))
+    return Figure(value, low, high, n, n_unit, unit, about, rests_on, cell)
+
+
+def _number(value: float | None) -> float | None:
+    """Rounded as in tradeoff.json; None where there is no finite number. Whole numbers stay whole."""
+    if value is None or not math.isfinite(value):
+        return None
+    return value if isinstance(value, int) else round(float(value), DECIMALS) + 0.0
+
+
+def _rounded(values: NDArray[np.floating] | Sequence[float]) -> tuple[float, ...]:
+    return tuple(round(float(value), DECIMALS) + 0.0 for value in values)
+
+
+def _log_grid(fpr: NDArray[np.float64], tpr: NDArray[np.float64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The cap on a grid that is even on a log axis, rounded up."""
+    grid = np.unique(np.concatenate([np.geomspace(1e-5, 1.0, 101), [ACCESS_FPR, 0.001]]))
+    cap = np.interp(grid, fpr, tpr)
+    up = np.minimum(np.ceil(cap * 10**DECIMALS) / 10**DECIMALS, 1.0)
+    return tuple(float(f"{x:.6g}") for x in grid), _rounded(up)
