@@ -16,8 +16,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
-from typing import NoReturn
 
+from dptrain.arguments import ArgumentParser
 from dptrain.errors import ConfigError
 from dptrain.privacy.accounting import Accounting
 from dptrain.privacy.calibration import calibrate_noise, calibrate_to_advantage, calibrate_to_tpr
@@ -59,20 +59,12 @@ def answer(arguments: Sequence[str]) -> str:
     return as_json(summary) if question.as_json else as_table(summary, _reason_for_noise(question))
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong the way the rest of dptrain does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}. `dptrain account --help` shows what there is.")
-
-
 def parse(arguments: Sequence[str]) -> Question:
     """Checked arguments; every problem is found before it stops."""
-    parser = _Parser(
-        prog="dptrain account",
-        description="Epsilon by every accountant, the caps on every attack, and what record-level privacy means for "
+    parser = ArgumentParser(
+        "dptrain account",
+        "Epsilon by every accountant, the caps on every attack, and what record-level privacy means for "
         "a patient. Give the noise, or one target that the noise is searched for.",
-        allow_abbrev=False,
     )
     # Texts here, numbers below: argparse would stop at the first that is wrong and not say what to do.
     parser.add_argument("--sampling-rate", metavar="Q", help="probability of a unit per step, in (0, 1]")
