@@ -6,6 +6,7 @@
     dptrain status STUDY                     what is there and what is missing
     dptrain report STUDY                     redraw everything from the folder
     dptrain patient STUDY < identifiers      rows of the restricted table, for who holds the key of the pseudonyms
+    dptrain gate STUDY --policy strict       does it meet a declared risk appetite? exit code 0, 1 or 2
     dptrain train privacy.epsilon=3          the model to release, with its privacy statement
     dptrain check privacy.epsilon=3 ...      is a private step of this model, loss and data what is accounted?
     dptrain constants data=table ...         write down scaling constants for a new table
@@ -39,6 +40,8 @@ from dptrain.errors import ConfigError, DptrainError, StudyError
 
 log = logging.getLogger(__name__)
 _failures: list[str] = []
+CANNOT_JUDGE = 2
+"""Exit code of `dptrain gate` when there is no verdict; 1 is a verdict: not met."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -350,6 +353,22 @@ def command_train(arguments: list[str]) -> None:
     print(f"Model and privacy statement: {folder}")
 
 
+def command_gate(arguments: list[str]) -> None:
+    """dptrain gate STUDY --policy strict --arm eps=3"""
+    from dptrain.report.gate import gate
+
+    try:
+        passed, text = gate(arguments)
+    except DptrainError as error:
+        print_problems(error)
+        sys.exit(CANNOT_JUDGE)
+    except Exception:
+        log.exception("Nothing was judged.")
+        sys.exit(CANNOT_JUDGE)
+    print(text)
+    sys.exit(0 if passed else 1)
+
+
 def command_version(arguments: list[str]) -> None:
     """dptrain version"""
     from dptrain import __version__
@@ -367,6 +386,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "account": command_account,
     "check": command_check,
     "constants": command_constants,
+    "gate": command_gate,
     "patient": command_patient,
     "report": command_report,
     "status": command_status,
