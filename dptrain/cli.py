@@ -9,7 +9,7 @@
     dptrain gate STUDY --policy strict       does it meet a declared risk appetite? exit code 0, 1 or 2
     dptrain train privacy.epsilon=3          the model to release, with its privacy statement
     dptrain check privacy.epsilon=3 ...      is a private step of this model, loss and data what is accounted?
-    dptrain constants data=table ...         write down scaling constants for a new table
+    dptrain constants data=table ...         write down scaling constants for a new table (or data=meds)
     dptrain account --sampling-rate ...      epsilon, caps on attacks and patient-level epsilon of a mechanism
 
 `--config-dir FOLDER` beside any of them adds a folder of your own settings files, laid out like `conf/`.
@@ -319,10 +319,15 @@ def command_status(arguments: list[str]) -> None:
 
 
 def command_constants(arguments: list[str]) -> None:
-    """dptrain constants data=table data.path=... > constants.yaml"""
+    """dptrain constants data=table data.path=... > constants.yaml (or data=meds)"""
     from dptrain.cohorts.constants import fit_constants
+    from dptrain.cohorts.meds_constants import fit_meds_constants
 
-    print(fit_constants(parse_data(_plain(_composed(arguments)))), end="")
+    data = parse_data(_plain(_composed(arguments)))
+    fit = {"table": fit_constants, "meds": fit_meds_constants}.get(data.name)
+    if fit is None:
+        raise ConfigError(f"dptrain constants is for data=table and data=meds; data={data.name} brings its constants.")
+    print(fit(data), end="")
 
 
 def command_account(arguments: list[str]) -> None:

@@ -50,7 +50,7 @@ class DataConfig:
     """The cohort. Fields that only one data set has are in `options` and checked by its reader."""
 
     name: str
-    """Name of the data set: breast_cancer, diabetes130, table."""
+    """Name of the data set: breast_cancer, table, images, ecg, ... (docs/data.md)."""
     nominal_patients: int | None = None
     """PUBLIC approximate number of training patients. Sets the divisor of private steps; never read from the data,
     because a divisor taken from the data would publish their number without noise."""

@@ -19,6 +19,7 @@ from dptrain.cohorts.fitzpatrick17k import read_fitzpatrick17k
 from dptrain.cohorts.ham10000 import read_ham10000
 from dptrain.cohorts.images import read_images
 from dptrain.cohorts.medmnist import read_medmnist
+from dptrain.cohorts.meds import read_meds
 from dptrain.cohorts.mimic_cxr import read_mimic_cxr
 from dptrain.cohorts.mimic_iv_ecg import read_mimic_iv_ecg
 from dptrain.cohorts.mimic_iv_ed import read_mimic_iv_ed
@@ -44,6 +45,7 @@ READERS: dict[str, Callable[[DataConfig], Records]] = {
     "ham10000": read_ham10000,
     "images": read_images,
     "medmnist": read_medmnist,
+    "meds": read_meds,
     "mimic_cxr": read_mimic_cxr,
     "mimic_iv_ecg": read_mimic_iv_ecg,
     "mimic_iv_ed": read_mimic_iv_ed,

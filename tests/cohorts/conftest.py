@@ -227,9 +227,15 @@ def imaging_set(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Dat
     return make
 
 
+MEDS_FEATURES: dict[str, Any] = {"counts": ["ICD10CM/I50", "DIAGNOSIS//*"],
+                                 "values": {"LAB//50912//mg/dL": {"center": 1, "scale": 0.5, "fill": 1}}}  # fmt: skip
+MEDS_MORTALITY = {"label_files": ["task_labels/mortality/in_icu/first_24h"]}
+MEDS_PLACE = {"label_files": ["task_labels/place"], "classes": ["home", "ward", "icu"]}
+
 COHORTS = ("breast_cancer", "diabetes130", "table", "table_multiclass", "table_multilabel", "table_with_split",
            "sim_ehr", "sim_ecg", "sim_imaging", "images", "images_with_split", "ecg", "npz", "medmnist",
-           "ptbxl", "ptbxl_own_split", "mimic_iv_ecg", "mimic_iv_ed", "mimic_iv_ed_split", *SETS)  # fmt: skip
+           "ptbxl", "ptbxl_own_split", "mimic_iv_ecg", "mimic_iv_ed", "mimic_iv_ed_split", "meds",
+           "meds_multiclass", *SETS)  # fmt: skip
 
 
 @pytest.fixture(params=COHORTS)
@@ -252,6 +258,9 @@ def data_config(
     if request.param == "mimic_iv_ecg":
         return DataConfig("mimic_iv_ecg", 40, path=str(hospital_folder("mimic_iv_ecg")),
                           options={"duration_s": 1, "missing": "interpolate"})  # fmt: skip
+    if request.param.startswith("meds"):
+        more = {"test_splits": []} | MEDS_PLACE if request.param == "meds_multiclass" else MEDS_MORTALITY
+        return DataConfig("meds", 40, path=str(hospital_folder("meds")), options={**MEDS_FEATURES, **more})
     if request.param.startswith("mimic_iv_ed"):
         return DataConfig("mimic_iv_ed", 40, path=str(hospital_folder(request.param)))
     return {

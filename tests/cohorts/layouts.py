@@ -1,13 +1,14 @@
-"""Small files in the exact layouts of published ECG and EHR data sets: every column, odd values, the traps."""
+"""Small files in the exact layouts of published ECG data sets: every column, odd values, the traps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from tests.cohorts.ehr_layouts import meds_folder, mimic_iv_ed_folder, mimic_iv_ed_split_folder
 
 LEADS = ("I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6")
 PTBXL_COLUMNS = (
@@ -147,91 +148,8 @@ def mimic_iv_ecg_folder(folder: Path) -> Path:
     return folder
 
 
-ED_VITALS = ("temperature", "heartrate", "resprate", "o2sat", "sbp", "dbp", "pain")
-CHIEF_COMPLAINTS = ("chest_pain", "abdominal_pain", "headache", "shortness_of_breath", "back_pain", "cough",
-                    "nausea_vomiting", "fever_chills", "syncope", "dizziness")  # fmt: skip
-CHARLSON = ("MI", "CHF", "PVD", "Stroke", "Dementia", "Pulmonary", "Rheumatic", "PUD", "Liver1", "DM1", "DM2",
-            "Paralysis", "Renal", "Cancer1", "Liver2", "Cancer2", "HIV")  # fmt: skip
-ELIXHAUSER = ("CHF", "Arrhythmia", "Valvular", "PHTN", "PVD", "HTN1", "HTN2", "Paralysis", "NeuroOther", "Pulmonary",
-              "DM1", "DM2", "Hypothyroid", "Renal", "Liver", "PUD", "HIV", "Lymphoma", "Tumor2", "Tumor1",
-              "Rheumatic", "Coagulopathy", "Obesity", "WeightLoss", "FluidsLytes", "BloodLoss", "Anemia", "Alcohol",
-              "Drugs", "Psychoses", "Depression")  # fmt: skip
-ED_SCORES = ("triage_MAP", "score_CCI", "score_CART", "score_REMS", "score_NEWS", "score_NEWS2", "score_MEWS")
-ED_RACES = ("WHITE", "BLACK/AFRICAN AMERICAN", "HISPANIC/LATINO - PUERTO RICAN", "ASIAN - CHINESE", "UNKNOWN", "")
-
-
-def ed_master() -> pd.DataFrame:
-    """`master_dataset.csv` of the benchmark, all columns in its order: 140 visits of 75 patients.
-
-    Degrees Fahrenheit (one visit wrote Celsius, one a typing error), numbers with `.0`, truth as True and False, empty
-    vital signs; children, deaths in the emergency department and visits after a recorded death.
-    """
-    rng = np.random.default_rng(8)
-    patient = np.sort(np.concatenate([np.arange(75), rng.integers(0, 75, 65)]))
-    ages = rng.integers(16, 91, 75)
-    rows = []
-    for row, who in enumerate(patient):
-        admitted, critical = bool(rng.random() < 0.45), bool(rng.random() < 0.1)
-        year = 2150 + row % 3
-        one: dict[str, Any] = {
-            "index": 1000 - row, "subject_id": 10_000_032 + 511 * who,
-            "hadm_id": 20_000_000.0 + row if admitted else "", "stay_id": 30_000_000 + 7 * row,
-            "intime": f"{year}-05-06 19:17:00", "outtime": f"{year}-05-06 23:30:00",
-            "anchor_age": ages[who], "gender": "FM"[who % 2], "anchor_year": 2150, "dod": "",
-            "admittime": f"{year}-05-06 22:23:00" if admitted else "", "dischtime": "", "deathtime": "",
-            "ethnicity": ED_RACES[who % 6] if admitted else "", "edregtime": "", "edouttime": "",
-            "insurance": ("Medicare", "Medicaid", "Other")[who % 3] if admitted else "", "in_year": year,
-            "age": ages[who] + year - 2150, "outcome_inhospital_mortality": critical and row % 2 == 0,
-            "ed_death": row % 41 == 3, "before_ed_mortality": row % 41 == 5, "ed_los": "0 days 04:13:00",
-            "intime_icu": "", "time_to_icu_transfer": "", "outcome_icu_transfer_12h": critical and row % 2 == 1,
-            "outcome_hospitalization": admitted, "outcome_critical": critical,
-        }  # fmt: skip
-        one |= {f"n_ed_{days}d": int(rng.integers(0, 4)) for days in (30, 90, 365)}
-        one |= {"next_ed_visit_time": "", "next_ed_visit_time_diff": "", "outcome_ed_revisit_3d": rng.random() < 0.2}
-        one |= {f"n_{kind}_{days}d": int(rng.integers(0, 3)) for kind in ("hosp", "icu") for days in (30, 90, 365)}
-        one |= {"ed_los_hours": 4.22 if row else 500.0, "time_to_icu_transfer_hours": "",
-                "next_ed_visit_time_diff_days": ""}  # fmt: skip
-        usual = {"temperature": 98.2, "heartrate": 70.0 + row % 40, "resprate": 18.0, "o2sat": 98.0,
-                 "sbp": 120.0 + row % 50, "dbp": 71.0, "pain": float(row % 11)}  # fmt: skip
-        odd = {1: {"temperature": 37.0}, 2: {"temperature": 986.0}, 4: {"o2sat": 9898.0}, 6: {"sbp": 0.5},
-               7: {"pain": 13.0}, 9: dict.fromkeys(usual, "")}.get(row, {})  # fmt: skip
-        one |= {f"triage_{name}": {**usual, **odd}[name] for name in ED_VITALS}
-        one |= {"triage_acuity": "" if row == 9 else float(1 + row % 5), "chiefcomplaint": "Chest pain, \"worst ever\""}
-        one |= {f"chiefcom_{name}": bool(rng.random() < 0.2) for name in CHIEF_COMPLAINTS}
-        one |= {f"cci_{name}": int(rng.random() < 0.1) for name in CHARLSON}
-        one |= {f"eci_{name}": int(rng.random() < 0.1) for name in ELIXHAUSER}
-        one |= {f"ed_{name}_last": {**usual, **odd}[name] for name in ED_VITALS}
-        rows.append(one | {"n_med": float(row % 5), "n_medrecon": float(row % 12)})
-    return pd.DataFrame(rows)
-
-
-def mimic_iv_ed_folder(folder: Path) -> Path:
-    """The benchmark's `master_dataset.csv`."""
-    ed_master().to_csv(folder / "master_dataset.csv", index=False)
-    return folder
-
-
-def mimic_iv_ed_split_folder(folder: Path) -> Path:
-    """`train.csv` and `test.csv` as the benchmark makes them: adults, Celsius, no errors, means imputed, by visit."""
-    master = ed_master()
-    master = master[master["age"] >= 18].copy()
-    vitals = [name for name in master if name.split("_")[-1 if "last" not in name else 1] in (*ED_VITALS, "acuity")]
-    numbers = master[vitals].apply(pd.to_numeric)
-    hot = [name for name in vitals if "temperature" in name]
-    numbers[hot] = (numbers[hot] - 32) * 5 / 9
-    for name in vitals:
-        low, high = (14.2, 47) if name in hot else (0, 390)
-        numbers[name] = numbers[name].where(numbers[name].between(low, high))
-    train = np.random.default_rng(10).random(len(master)) < 0.8
-    master[vitals] = numbers.fillna(numbers[train].mean())
-    for name in ED_SCORES:
-        master[name] = 1.5
-    master[train].to_csv(folder / "train.csv", index=False)
-    master[~train].to_csv(folder / "test.csv", index=False)
-    return folder
-
-
 LAYOUTS: dict[str, Callable[[Path], Path]] = {
+    "meds": meds_folder,
     "ptbxl": ptbxl_folder,
     "mimic_iv_ecg": mimic_iv_ecg_folder,
     "mimic_iv_ed": mimic_iv_ed_folder,

@@ -30,6 +30,7 @@ from dptrain.cohorts.diabetes130 import Diabetes130Options
 from dptrain.cohorts.ecg_decode import EcgSpec
 from dptrain.cohorts.image_decode import ImageSpec
 from dptrain.cohorts.manifest import ManifestOptions
+from dptrain.cohorts.meds import MedsOptions
 from dptrain.cohorts.mimic_iv_ed import MimicIvEdOptions
 from dptrain.cohorts.registry import READERS
 from dptrain.cohorts.sim_ecg import SimEcgOptions
@@ -50,6 +51,7 @@ OPTIONS: dict[str, type | tuple[type, ...]] = {
     "ham10000": ham10000.OPTIONS,
     "images": images.OPTIONS,
     "medmnist": medmnist.OPTIONS,
+    "meds": MedsOptions,
     "mimic_cxr": mimic_cxr.OPTIONS,
     "mimic_iv_ecg": mimic_iv_ecg.OPTIONS,
     "mimic_iv_ed": MimicIvEdOptions,
