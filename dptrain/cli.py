@@ -4,7 +4,7 @@
     dptrain -m privacy.target=tpr privacy.tpr=0.02,0.05   the same with caps on attacks instead of epsilons
     dptrain privacy.epsilon=3                one arm and what it is compared with
     dptrain status STUDY                     what is there and what is missing
-    dptrain report STUDY                     redraw everything from the folder
+    dptrain report STUDY                     redraw everything from the folder, with pages for the house and for release
     dptrain patient STUDY < identifiers      rows of the restricted table, for who holds the key of the pseudonyms
     dptrain gate STUDY --policy strict       does it meet a declared risk appetite? exit code 0, 1 or 2
     dptrain train privacy.epsilon=3          the model to release, with its privacy statement
@@ -285,23 +285,10 @@ def run_job(config: Config) -> None:
 
 
 def command_report(arguments: list[str]) -> None:
-    """dptrain report STUDY [--key FILE]"""
-    from dptrain.report.write import write_report
+    """dptrain report STUDY [--min-count N] [--show-zero] [--key FILE]"""
+    from dptrain.report.report_command import answer
 
-    arguments, key_file = _key_file(arguments)
-    study = _one_study(arguments, "report")
-    write_report(study, pages=True, key_file=key_file)
-    print(study / "report")
-
-
-def _key_file(arguments: list[str]) -> tuple[list[str], Path | None]:
-    """The other arguments, and the key of the pseudonyms if `--key FILE` names one."""
-    if "--key" not in arguments:
-        return arguments, None
-    place = arguments.index("--key")
-    if place + 1 == len(arguments):
-        raise StudyError("--key needs a file: the key of the study's pseudonyms.")
-    return arguments[:place] + arguments[place + 2 :], Path(arguments[place + 1])
+    print(answer(arguments))
 
 
 def command_patient(arguments: list[str]) -> None:

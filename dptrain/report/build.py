@@ -317,7 +317,14 @@ def _group_in_arm(arm: ArmResult, details: ArmDetails, place: int) -> GroupInArm
         mean_auc=_figure(details.group_auc[key], size, about=OTHER_PATIENTS),
         auroc=Figure(None, n=0, unit="AUROC", n_unit="test patients")
         if auroc is None
-        else _figure(auroc.utility, auroc.num_patients, unit="AUROC", n_unit="test patients", about=TEST_AND_MODELS),
+        else _figure(
+            auroc.utility,
+            auroc.num_patients,
+            unit="AUROC",
+            n_unit="test patients",
+            about=TEST_AND_MODELS,
+            rests_on=details.group_outcome[key],
+        ),
         fall=None if change is None else _figure(change.fall, size, about=OTHER_PATIENTS),
         fall_against_others=None if change is None else _figure(change.against_others, size, about=OTHER_PATIENTS),
     )

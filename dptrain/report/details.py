@@ -98,6 +98,8 @@ class ArmDetails:
     """Mean patient AUC by (attribute, group)."""
     group_auroc: tuple[GroupUtility, ...]
     """Of groups among the test patients."""
+    group_outcome: Mapping[tuple[str, str], int]
+    """By (attribute, group): test patients with the rarest outcome of the group; they decide its performance."""
     differences: tuple[GroupDifference, ...]
     """Risk in the arm `none` minus risk in this one; empty for `none` and without it."""
 
@@ -128,6 +130,7 @@ def arm_details(
         groups=subgroup_risk(auc_P, groups, numpy_stream(pool.seed, "null", "groups", label)) if grouped else None,
         group_auc=_group_auc(auc_P, groups),
         group_auroc=_group_auroc(pool, logits, test_labels, pairs) if grouped else (),
+        group_outcome=_group_outcome(pool, test_labels),
         differences=subgroup_differences(
             reference_auc_P, auc_P, groups, numpy_stream(pool.seed, "null", "group differences", label)
         )
@@ -206,6 +209,25 @@ def _group_auroc(
         return Interval(estimate.value, estimate.low, estimate.high)
 
     return group_utility(pool.groups(pool.test_patients), len(pool.test_patients), measured)
+
+
+def _group_outcome(pool: Pool, test_labels: NDArray) -> dict[tuple[str, str], int]:
+    """Patients with the rarest outcome (class; or label, present or absent) in every group of the test patients."""
+    columns = test_labels.reshape(len(test_labels), -1).astype(np.float64)
+    outcomes = [columns[:, label] == value for label in range(columns.shape[1]) for value in _outcomes(columns, label)]
+    found = {}
+    for name, values in pool.groups(pool.test_patients).items():
+        group_of_record = values[pool.test_patient]
+        for group in np.unique(values):
+            inside = group_of_record == group
+            found[name, str(group)] = min(len(np.unique(pool.test_patient[inside & has])) for has in outcomes)
+    return found
+
+
+def _outcomes(columns_NL: NDArray[np.float64], label: int) -> NDArray[np.float64]:
+    """Values that a label takes anywhere in the test."""
+    column = columns_NL[:, label]
+    return np.unique(column[~np.isnan(column)])
 
 
 def _both_outcomes(labels: NDArray) -> bool:

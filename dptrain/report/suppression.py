@@ -36,7 +36,7 @@ class Rule:
     def __post_init__(self) -> None:
         if self.min_count < LEAST_SENSIBLE:
             raise ConfigError(
-                f"disclosure.min_count={self.min_count} must be at least {LEAST_SENSIBLE}: the smallest number of "
+                f"--min-count {self.min_count} must be at least {LEAST_SENSIBLE}: the smallest number of "
                 "patients that a release may show; 10 is usual."
             )
 

@@ -11,11 +11,14 @@ from pathlib import Path
 from dptrain.report import charts, tensorboard
 from dptrain.report.analysis import analyse
 from dptrain.report.build import document_of
+from dptrain.report.bundle import FOLDER as RELEASE
+from dptrain.report.bundle import write_release
 from dptrain.report.contradictions import GuaranteeRefuted
 from dptrain.report.document import Document
 from dptrain.report.pseudonyms import study_domain
 from dptrain.report.restricted import write_restricted
 from dptrain.report.results import StudyResult
+from dptrain.report.suppression import Rule
 from dptrain.report.tradeoff import tradeoff_csv, tradeoff_json
 from dptrain.study.atomic import write_bytes, write_text
 from dptrain.study.folder import REFUTED, StudyFolder
@@ -27,15 +30,21 @@ log = logging.getLogger(__name__)
 
 
 def write_report(
-    study_path: str | Path, *, tensorboard_runs: bool = True, pages: bool = False, key_file: Path | None = None
+    study_path: str | Path,
+    *,
+    tensorboard_runs: bool = True,
+    pages: bool = False,
+    key_file: Path | None = None,
+    rule: Rule | None = None,
 ) -> Path:
     """Analyse the study and write chart, tables and TensorBoard runs; returns the path of tradeoff.png.
 
-    With `pages` also the report's pages (`report/`), which need a longer analysis. `key_file` is the key of the
-    pseudonyms; by default the house's (`pseudonyms`).
+    With `pages` also the report's pages, for the house (`report/`) and, under disclosure control by `rule`, for release
+    (`release/`); they need a longer analysis. `key_file` is the key of the pseudonyms; by default the house's.
 
     Raises:
         StudyError: no study, no complete arm, or the folder cannot be written.
+        DisclosureError: the document holds something that disclosure control does not know; no release is written.
         GuaranteeRefuted: an attack beats a guarantee. No outcome is written, an earlier one is withdrawn, and the arm
             says why (`withdraw`); what was trained is not touched.
     """
@@ -51,7 +60,9 @@ def write_report(
     write_restricted(path, result, study_domain(study.info), key_file)
     chart = write_result(path, result, tensorboard_runs=tensorboard_runs)
     if pages:
-        write_pages(path, document_of(result, study.info, {arm.label: study.ledgers(arm.label) for arm in result.arms}))
+        document = document_of(result, study.info, {arm.label: study.ledgers(arm.label) for arm in result.arms})
+        write_pages(path, document)
+        write_release(path, document, rule or Rule(), study.cohort().patient_ids.tolist())
     return chart
 
 
@@ -71,8 +82,9 @@ def withdraw(path: Path, by_arm: Mapping[str, Sequence[str]]) -> None:
             file.unlink()
     if (path / "tensorboard").is_dir():
         shutil.rmtree(path / "tensorboard", ignore_errors=True)
-    if (path / PAGES).is_dir():
-        shutil.rmtree(path / PAGES, ignore_errors=True)
+    for folder in (PAGES, RELEASE):
+        if (path / folder).is_dir():
+            shutil.rmtree(path / folder, ignore_errors=True)
     if old:
         log.warning("Removed the outcome of an earlier run, which does not hold: %s.", ", ".join(map(str, old)))
 

@@ -37,12 +37,13 @@ class Knowledge:
             self.between(name, 0.0, np.inf)
         self.sums.append((terms, low, high))
 
-    def range_of(self, *names: Hashable) -> tuple[int, int]:
-        """Smallest and largest value of a count, or of the sum of several; -1 as largest if there is no limit."""
+    def range_of(self, weights: dict[Hashable, float], *, whole: bool = True) -> tuple[float, float]:
+        """Smallest and largest value of a weighted sum of counts (infinite if there is no limit)."""
         order = list(self.low)
         place = {name: index for index, name in enumerate(order)}
         cost = np.zeros(len(order))
-        cost[[place[name] for name in names]] = 1.0
+        for name, weight in weights.items():
+            cost[place[name]] = weight
         rows = [(r, place[n], w) for r, (terms, _, _) in enumerate(self.sums) for n, w in terms.items()]
         constraints = ()
         if rows:
@@ -53,7 +54,8 @@ class Knowledge:
         bounds = Bounds([self.low[n] for n in order], [self.high[n] for n in order])
         ends = []
         for sign in (1.0, -1.0):
-            done = milp(sign * cost, integrality=np.ones(len(order)), bounds=bounds, constraints=constraints)
+            integral = np.full(len(order), int(whole))
+            done = milp(sign * cost, integrality=integral, bounds=bounds, constraints=constraints)
             assert done.status in (0, 3), f"the attacker contradicts himself: {done.message}"
-            ends.append(-1 if done.status == 3 else round(sign * done.fun))
-        return ends[0], ends[1]
+            ends.append(-sign * np.inf if done.status == 3 else sign * float(done.fun))
+        return (round(ends[0], 6), round(ends[1], 6))
