@@ -6,34 +6,36 @@ command line stays in the shell's history. They are never printed, neither in th
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from dptrain.errors import StudyError
+from dptrain.arguments import ArgumentParser
+from dptrain.errors import ConfigError, StudyError
 from dptrain.report.csv_text import csv_table
 from dptrain.report.pseudonyms import KEY_VARIABLE, study_domain, study_pseudonyms
 from dptrain.report.restricted import FOLDER, TABLE, rows_of
 from dptrain.study.folder import StudyFolder
 
 
-class _Parser(argparse.ArgumentParser):
+class _SilentParser(ArgumentParser):
+    """The usual one quotes what it does not understand, which may be an identifier."""
+
     def error(self, message: str) -> NoReturn:
-        """argparse would quote what it did not understand, which may be an identifier."""
-        raise StudyError("dptrain patient STUDY [ID ...] [--key FILE]; without ID they are read from standard input.")
+        raise ConfigError("dptrain patient STUDY [ID ...] [--key FILE]; without ID they are read from standard input.")
 
 
 def answer(arguments: Sequence[str], stream: TextIO | None = None) -> str:
     """CSV: a header and one row per identifier, in the order given.
 
-    Raises StudyError (without naming anybody) if the study, its table or its key is missing, or patients are unknown.
+    Raises, without naming anybody, StudyError if the study, its table or its key is missing or patients are unknown,
+    and ConfigError for other arguments.
     """
-    parser = _Parser(prog="dptrain patient", add_help=False)
-    parser.add_argument("study", type=Path)
-    parser.add_argument("ids", nargs="*")
-    parser.add_argument("--key", type=Path)
+    parser = _SilentParser("dptrain patient", "Rows of the restricted table for patients known by their identifiers.")
+    parser.add_argument("study", type=Path, help="the study's folder")
+    parser.add_argument("ids", nargs="*", metavar="ID", help="better on standard input, one a line")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="the key of the pseudonyms, if not the house's")
     given = parser.parse_args(list(arguments))
     study = StudyFolder.open(given.study)
     if not (study.path / FOLDER / TABLE).exists():

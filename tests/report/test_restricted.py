@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dptrain.errors import StudyError
+from dptrain.errors import DptrainError, StudyError
 from dptrain.report import patient_command, restricted
 from dptrain.report.pseudonyms import Pseudonyms, study_domain, study_pseudonyms
 from dptrain.report.results import StudyResult
@@ -63,7 +63,7 @@ def test_who_holds_the_key_finds_a_patient(study: Path, result: StudyResult) -> 
 
 @pytest.mark.parametrize("arguments", [["SECRET-9999"], ["--kye", "SECRET-9999"]])
 def test_an_unknown_patient_is_not_said_aloud(study: Path, arguments: list[str]) -> None:
-    with pytest.raises(StudyError) as caught:
+    with pytest.raises(DptrainError) as caught:
         patient_command.answer([str(study), *arguments])
     assert "SECRET" not in str(caught.value)
 
