@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float64] | npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 
@@ -19,7 +20,13 @@ def checked_matrix(values: npt.ArrayLike, name: str) -> FloatArray:
     Raises:
         ValueError: not two-dimensional, empty, or with NaN or infinite entries (the first bad row is named).
     """
-    matrix = np.asarray(values, dtype=np.float64)
+    return checked_floats(np.asarray(values, dtype=np.float64), name).astype(np.float64, copy=False)
+
+
+def checked_floats(values: npt.ArrayLike, name: str) -> Floats:
+    """As `checked_matrix`, but float32 stays float32: large arrays are converted piece by piece by their reader."""
+    raw = np.asanyarray(values)
+    matrix = raw if raw.dtype == np.float32 else np.asarray(raw, dtype=np.float64)
     if matrix.ndim != 2 or matrix.size == 0:
         raise ValueError(f"{name}.shape={matrix.shape} must be (models, columns) with at least one of each.")
     for row, row_values in enumerate(matrix):

@@ -14,13 +14,13 @@ Three ways to estimate the spread, because with few references it decides how go
   estimated rather than fixed.
 """
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Literal
 
 import numpy as np
 from scipy import special
 
-from dptrain.attacks.checks import FloatArray, IntArray
+from dptrain.attacks.checks import BoolArray, FloatArray, IntArray
 
 Variance = Literal["per_record", "pooled", "shrunk"]
 
@@ -28,7 +28,7 @@ _RELATIVE_FLOOR = 1e-12
 """Smallest per-record variance, as a share of the pooled one: below this a variance is rounding error."""
 
 _PRIOR_RECORDS = 20_000
-"""Records (evenly spaced) from which the common variance and its weight are estimated."""
+"""About so many records, evenly spaced, give the common variance and its weight."""
 
 _MAX_PRIOR_DF = 1e4
 
@@ -43,14 +43,26 @@ class Moments:
 
 
 @dataclass(frozen=True)
+class Prior:
+    """What all records together say about the spread of one side."""
+
+    pooled: float
+    """Variance of the deviations from each record's own mean."""
+    variance: float
+    """Common variance that a record's own is drawn towards."""
+    df: float
+    """Weight of `variance`, in degrees of freedom."""
+
+
+@dataclass(frozen=True)
 class Predictive:
     """Location, scale and degrees of freedom (infinite: normal) of the next signal of every record."""
 
     mean_N: FloatArray
     scale_N: FloatArray
     df_N: FloatArray | None
-    known_N: FloatArray
-    """1 where at least one reference was on this side, 0 where the prediction means nothing."""
+    known_N: BoolArray
+    """Whether at least one reference was on this side; where not, the prediction means nothing."""
 
 
 def predict(side: Moments, variance: Variance, other: Moments | None = None) -> Predictive:
@@ -68,22 +80,83 @@ def predict(side: Moments, variance: Variance, other: Moments | None = None) -> 
     Raises:
         ValueError: unknown `variance`.
     """
+    sums = SpreadSums.of(side, other)
+    return predict_with(side, variance, sums.prior(*prior_sample(side, prior_stride(side.count_N.size)), variance))
+
+
+def predict_with(side: Moments, variance: Variance, prior: Prior) -> Predictive:
+    """As `predict`, for some of the records, with the `prior` of all of them."""
     count = side.count_N
-    pooled = _pooled_variance(side, other)
     df: FloatArray | None = None
     if variance == "pooled":
-        spread = np.full(count.shape, pooled)
+        spread = np.full(count.shape, prior.pooled)
     elif variance == "per_record":
         own = side.squares_N / np.maximum(count, 1)
-        spread = np.where(count >= 2, np.maximum(own, _RELATIVE_FLOOR * pooled), pooled)
+        spread = np.where(count >= 2, np.maximum(own, _RELATIVE_FLOOR * prior.pooled), prior.pooled)
     elif variance == "shrunk":
-        prior_variance, prior_df = variance_prior(side, pooled)
-        df = np.asarray(prior_df + np.maximum(count - 1, 0), dtype=np.float64)
-        spread = (prior_df * prior_variance + side.squares_N) / df
+        df = np.asarray(prior.df + np.maximum(count - 1, 0), dtype=np.float64)
+        spread = (prior.df * prior.variance + side.squares_N) / df
         spread *= 1.0 + 1.0 / np.maximum(count, 1)
     else:
         raise ValueError(f"variance={variance!r} must be per_record, pooled or shrunk.")
-    return Predictive(side.mean_N, np.sqrt(spread), df, (count > 0).astype(np.float64))
+    return Predictive(side.mean_N, np.sqrt(spread), df, count > 0)
+
+
+@dataclass(frozen=True)
+class SpreadSums:
+    """Sums over records behind the pooled variance, with what replaces it where a side has none; they add up."""
+
+    squares: float
+    df: float
+    other_squares: float = 0.0
+    other_df: float = 0.0
+    all_squares: float = 0.0
+    """Of both sides together, as if membership did not matter."""
+    all_df: float = 0.0
+
+    @classmethod
+    def of(cls, side: Moments, other: Moments | None) -> "SpreadSums":
+        own = float(side.squares_N.sum()), float(np.maximum(side.count_N - 1, 0).sum())
+        if other is None:
+            return cls(*own)
+        theirs = float(other.squares_N.sum()), float(np.maximum(other.count_N - 1, 0).sum())
+        count = side.count_N + other.count_N
+        gap = side.mean_N - other.mean_N
+        between = float((side.count_N * other.count_N / np.maximum(count, 1)) @ (gap * gap))
+        return cls(*own, *theirs, own[0] + theirs[0] + between, float(np.maximum(count - 1, 0).sum()))
+
+    def __add__(self, more: "SpreadSums") -> "SpreadSums":
+        return SpreadSums(*(a + b for a, b in zip(astuple(self), astuple(more), strict=True)))
+
+    @property
+    def pooled(self) -> float:
+        for squares, df in (
+            (self.squares, self.df),
+            (self.other_squares, self.other_df),
+            (self.all_squares, self.all_df),
+        ):
+            if df > 0.0 and squares > 0.0:
+                return squares / df
+        return 1.0
+
+    def prior(self, count_S: IntArray, squares_S: FloatArray, variance: Variance) -> Prior:
+        """The prior, from these sums and the `prior_sample`, which only the shrunk variance needs."""
+        pooled = self.pooled
+        return Prior(pooled, *(variance_prior(count_S, squares_S, pooled) if variance == "shrunk" else (pooled, 0.0)))
+
+
+def prior_stride(num_records: int) -> int:
+    """Every how many records one is taken for the common variance."""
+    return max(1, num_records // _PRIOR_RECORDS)
+
+
+def prior_sample(side: Moments, stride: int, start: int = 0) -> tuple[IntArray, FloatArray]:
+    """Return count and squares of the records that the common variance is estimated from.
+
+    `start` is the place of the side's first record among all.
+    """
+    some = slice(-start % stride, None, stride)
+    return side.count_N[some], side.squares_N[some]
 
 
 def log_density(predictive: Predictive, signal_N: FloatArray) -> FloatArray:
@@ -123,21 +196,20 @@ def tail_score(predictive: Predictive, signal_N: FloatArray) -> FloatArray:
     return np.asarray(-special.log_ndtr(-z), dtype=np.float64)
 
 
-def variance_prior(side: Moments, pooled: float) -> tuple[float, float]:
+def variance_prior(count_S: IntArray, squares_S: FloatArray, pooled: float) -> tuple[float, float]:
     """Return the common variance and its weight in degrees of freedom (Smyth 2004, section 6.2).
 
     The spread of the logarithms of the records' variances, beyond what their own sampling error explains,
     says how different the true variances are. With fewer than 10 usable records the pooled variance gets a
     weight of 4.
     """
-    df = side.count_N - 1
-    usable = np.flatnonzero((df >= 1) & (side.squares_N > _RELATIVE_FLOOR * pooled))
+    df = count_S - 1
+    usable = np.flatnonzero((df >= 1) & (squares_S > _RELATIVE_FLOOR * pooled))
     if usable.size < 10:
         return pooled, 4.0
-    usable = usable[:: max(1, usable.size // _PRIOR_RECORDS)]
     table = np.arange(1, int(df.max()) + 1) / 2.0
     place = df[usable] - 1
-    log_variance = np.log(side.squares_N[usable] / df[usable])
+    log_variance = np.log(squares_S[usable] / df[usable])
     log_variance -= special.digamma(table)[place] - np.log(table)[place]
     excess = float(log_variance.var(ddof=1) - special.polygamma(1, table)[place].mean())
     centre = float(log_variance.mean())
@@ -156,19 +228,3 @@ def _inverse_trigamma(value: float) -> float:
         if abs(step) < 1e-10 * x:
             break
     return x
-
-
-def _pooled_variance(side: Moments, other: Moments | None) -> float:
-    sides = [side] if other is None else [side, other]
-    for moments in sides:
-        df = np.maximum(moments.count_N - 1, 0).sum()
-        if df > 0 and moments.squares_N.sum() > 0.0:
-            return float(moments.squares_N.sum() / df)
-    if other is not None:
-        count = side.count_N + other.count_N
-        between = side.count_N * other.count_N / np.maximum(count, 1) * (side.mean_N - other.mean_N) ** 2
-        squares = float((side.squares_N + other.squares_N + between).sum())
-        df = np.maximum(count - 1, 0).sum()
-        if df > 0 and squares > 0.0:
-            return squares / float(df)
-    return 1.0

@@ -3,26 +3,28 @@ record?
 
 Carlini et al. 2022, "Membership Inference Attacks From First Principles" (arXiv 2112.03570), algorithm 1 and
 the offline variant of section V-D. Each of the M models is the target once; its references are all other
-models *except its twin*, every one of them, whatever the number on each side. Sums over all models are kept
-and the target's and the twin's own values taken out of them, so the whole costs O(MN) time and, beside the
-result, O(N) memory.
+models *except its twin*, every one of them, whatever the number on each side. The whole costs O(MN) time and, beside
+the result, O(N) memory; `lira_pieces` does not even hold the result.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
-from dptrain.attacks.checks import (
-    BoolArray,
-    FloatArray,
-    IntArray,
-    checked_matrix,
-    checked_membership,
-    checked_targets,
+from dptrain.attacks.checks import FloatArray, IntArray, checked_targets
+from dptrain.attacks.gaussian import (
+    Predictive,
+    Prior,
+    SpreadSums,
+    Variance,
+    log_density,
+    predict_with,
+    prior_sample,
+    prior_stride,
+    tail_score,
 )
-from dptrain.attacks.gaussian import Moments, Variance, log_density, predict, tail_score
-from dptrain.attacks.twins import find_twins
+from dptrain.attacks.moments import References, slices
 
 SHRUNK_BELOW = 64
 """Below this number of references the shrunk variance is the default."""
@@ -57,18 +59,7 @@ def lira_online(
         ValueError: shapes that do not fit, signals that are not finite, or fewer than 2 references for a
         target.
     """
-    references = _References.of(signals_MN, membership_MN)
-    chosen = checked_targets(targets, references.num_models)
-    scores_TN = np.empty((chosen.size, references.signals.shape[1]), dtype=np.float64)
-    for place, target in enumerate(chosen):
-        inside, outside, num_references = references.without(int(target))
-        how = variance or default_variance(num_references)
-        p_in = predict(inside, how, outside)
-        p_out = predict(outside, how, inside)
-        signal = references.centred(int(target))
-        ratio = log_density(p_in, signal) - log_density(p_out, signal)
-        scores_TN[place] = ratio * p_in.known_N * p_out.known_N
-    return scores_TN
+    return _collected(signals_MN, membership_MN, variance, targets, online=True)
 
 
 def lira_offline(
@@ -88,86 +79,73 @@ def lira_offline(
 
     Arguments and errors as `lira_online`.
     """
-    references = _References.of(signals_MN, membership_MN)
+    return _collected(signals_MN, membership_MN, variance, targets, online=False)
+
+
+def lira_pieces(
+    signals_MN: npt.ArrayLike,
+    membership_MN: npt.ArrayLike,
+    variance: Variance | None = None,
+    *,
+    online: bool,
+    targets: npt.ArrayLike | None = None,
+) -> Iterator[tuple[int, slice, FloatArray]]:
+    """Yield the scores of `lira_online` or `lira_offline` as (place in targets, records, their scores).
+
+    Every target and record comes once; memory does not grow with the number of targets. Arguments and errors as
+    `lira_online`.
+    """
+    references = References.of(signals_MN, membership_MN)
     chosen = checked_targets(targets, references.num_models)
-    scores_TN = np.empty((chosen.size, references.signals.shape[1]), dtype=np.float64)
-    for place, target in enumerate(chosen):
-        _, outside, num_references = references.without(int(target))
-        p_out = predict(outside, variance or default_variance(num_references))
-        score = tail_score(p_out, references.centred(int(target)))
-        scores_TN[place] = np.where(p_out.known_N > 0, score, np.log(2.0))
+    for places, models in references.units(chosen):
+        how = variance or default_variance(references.num_models - models.size)
+        prior_in, prior_out = fit_priors(references, models, how)
+        for records in slices(references.num_records):
+            inside, outside = references.without(models, records)
+            p_out = predict_with(outside, how, prior_out)
+            p_in = predict_with(inside, how, prior_in) if online else None
+            for place in places:
+                signal = references.centred(int(chosen[place]), records)
+                yield int(place), records, log_ratio(p_in, p_out, signal) if p_in else _offline(p_out, signal)
+
+
+def _collected(
+    signals_MN: npt.ArrayLike,
+    membership_MN: npt.ArrayLike,
+    variance: Variance | None,
+    targets: npt.ArrayLike | None,
+    *,
+    online: bool,
+) -> FloatArray:
+    num_models, num_records = np.shape(signals_MN) if np.ndim(signals_MN) == 2 else (1, 1)
+    scores_TN = np.empty((checked_targets(targets, num_models).size, num_records), dtype=np.float64)
+    for place, records, scores in lira_pieces(signals_MN, membership_MN, variance, online=online, targets=targets):
+        scores_TN[place, records] = scores
     return scores_TN
 
 
-@dataclass(frozen=True)
-class _References:
-    """Sums over all models, from which a target and its twin can be taken out. Index 0 is OUT, 1 is IN."""
-
-    signals: FloatArray
-    membership: BoolArray
-    twin_M: IntArray
-    centre_N: FloatArray
-    count_2N: IntArray
-    sum_2N: FloatArray
-    square_2N: FloatArray
-
-    @classmethod
-    def of(cls, signals_MN: npt.ArrayLike, membership_MN: npt.ArrayLike) -> "_References":
-        signals = checked_matrix(signals_MN, "signals")
-        num_models, num_records = signals.shape
-        membership = checked_membership(membership_MN, (num_models, num_records))
-        twin_M = find_twins(membership)
-        # Signals are centred on each record's mean: sums of squares then lose no digits to a large common
-        # offset.
-        centre_N = signals.mean(axis=0)
-        count_2N = np.zeros((2, num_records), dtype=np.int64)
-        sum_2N = np.zeros((2, num_records))
-        square_2N = np.zeros((2, num_records))
-        for row, member_N in zip(signals, membership, strict=True):
-            _add(count_2N, sum_2N, square_2N, row - centre_N, member_N, 1)
-        return cls(signals, membership, twin_M, centre_N, count_2N, sum_2N, square_2N)
-
-    @property
-    def num_models(self) -> int:
-        return int(self.signals.shape[0])
-
-    def centred(self, model: int) -> FloatArray:
-        return np.asarray(self.signals[model] - self.centre_N, dtype=np.float64)
-
-    def without(self, target: int) -> tuple[Moments, Moments, int]:
-        """Return the IN and OUT moments and the number of the references of `target`."""
-        left_out = [target] if self.twin_M[target] < 0 else [target, int(self.twin_M[target])]
-        num_references = self.num_models - len(left_out)
-        if num_references < 2:
-            raise ValueError(
-                f"num_models={self.num_models} leaves {num_references} reference models for target {target} "
-                "(its twin is never one); expected at least 2. Train at least 4 models, or use the threshold attack."
-            )
-        count, total, square = self.count_2N.copy(), self.sum_2N.copy(), self.square_2N.copy()
-        for model in left_out:
-            _add(count, total, square, self.centred(model), self.membership[model], -1)
-        filled = np.maximum(count, 1)
-        mean = total / filled
-        deviation = np.maximum(square - total * mean, 0.0) * (count > 1)
-        inside = Moments(count[1], mean[1], deviation[1])
-        outside = Moments(count[0], mean[0], deviation[0])
-        return inside, outside, num_references
+def fit_priors(references: References, models: IntArray, variance: Variance) -> tuple[Prior, Prior]:
+    """Return what all records say about the spread of IN and of OUT signals, without these models."""
+    stride = prior_stride(references.num_records)
+    sums = [SpreadSums(0.0, 0.0), SpreadSums(0.0, 0.0)]
+    samples: list[list[tuple[IntArray, FloatArray]]] = [[], []]
+    for records in slices(references.num_records):
+        sides = references.without(models, records)
+        for place, (side, other) in enumerate((sides, sides[::-1])):
+            sums[place] += SpreadSums.of(side, other)
+            samples[place].append(prior_sample(side, stride, records.start))
+    counts_squares = [[np.concatenate(parts) for parts in zip(*side, strict=True)] for side in samples]
+    prior_in, prior_out = (
+        total.prior(count, squares, variance) for total, (count, squares) in zip(sums, counts_squares, strict=True)
+    )
+    return prior_in, prior_out
 
 
-def _add(
-    count_2N: IntArray,
-    sum_2N: FloatArray,
-    square_2N: FloatArray,
-    value_N: FloatArray,
-    member_N: BoolArray,
-    sign: int,
-) -> None:
-    inside = member_N.astype(np.float64)
-    value_in = value_N * inside
-    value_out = value_N - value_in
-    count_2N[1] += sign * member_N
-    count_2N[0] += sign * ~member_N
-    sum_2N[1] += sign * value_in
-    sum_2N[0] += sign * value_out
-    square_2N[1] += sign * (value_in * value_in)
-    square_2N[0] += sign * (value_out * value_out)
+def log_ratio(p_in: Predictive, p_out: Predictive, signal: FloatArray) -> FloatArray:
+    """Return log p(signal | IN) - log p(signal | OUT), 0 without references on either side."""
+    ratio = log_density(p_in, signal) - log_density(p_out, signal)
+    return np.asarray(ratio * (p_in.known_N & p_out.known_N), dtype=np.float64)
+
+
+def _offline(p_out: Predictive, signal: FloatArray) -> FloatArray:
+    return np.where(p_out.known_N, tail_score(p_out, signal), np.log(2.0))

@@ -5,10 +5,12 @@ because the reference study uses it; it grows with a patient's number of records
 patients with different numbers of records cannot be compared by it.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 
-from dptrain.attacks.checks import BoolArray, FloatArray, checked_matrix, checked_patient
+from dptrain.attacks.checks import BoolArray, FloatArray, IntArray, checked_matrix, checked_patient
 
 
 def expand_membership(membership_MP: npt.ArrayLike, patient_N: npt.ArrayLike) -> BoolArray:
@@ -52,6 +54,35 @@ def sum_over_records(scores_MN: npt.ArrayLike, patient_N: npt.ArrayLike, num_pat
     for model, row in enumerate(scores):
         totals_MP[model] = np.bincount(index, weights=row, minlength=num_patients)
     return totals_MP
+
+
+def add_pieces(
+    pieces: Iterable[tuple[int, slice | IntArray, FloatArray]],
+    patient_N: npt.ArrayLike,
+    num_targets: int,
+    num_patients: int,
+) -> FloatArray:
+    """Return (T, P) the sum of each patient's record scores, from an attack's `pieces`. HIGHER MEANS MEMBER.
+
+    Equal to `sum_over_records` of the attack's scores, which never exist as a whole. Fastest if the records of a
+    patient stand together.
+
+    Args:
+        pieces: (place of the target, records, their scores).
+        patient_N: (N,) integers in 0..P-1.
+        num_targets, num_patients: T and P.
+
+    Raises:
+        ValueError: an index out of range, or a patient without records.
+    """
+    raw = np.asarray(patient_N)
+    index = checked_patient(raw, raw.size, num_patients)
+    total_TP = np.zeros((num_targets, num_patients))
+    for place, records, scores in pieces:
+        some = index[records]
+        first, last = int(some.min()), int(some.max())
+        total_TP[place, first : last + 1] += np.bincount(some - first, weights=scores, minlength=last - first + 1)
+    return total_TP
 
 
 def max_over_records(scores_MN: npt.ArrayLike, patient_N: npt.ArrayLike, num_patients: int) -> FloatArray:

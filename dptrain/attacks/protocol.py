@@ -6,17 +6,18 @@ log-probabilities (`compute_log_probabilities`) and records that no model has se
 A new attack is one file with one such function and one line in `ATTACKS`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
-from dptrain.attacks.checks import FloatArray
+from dptrain.attacks.checks import FloatArray, checked_targets
 from dptrain.attacks.gaussian import Variance
-from dptrain.attacks.lira import SHRUNK_BELOW, lira_offline, lira_online
-from dptrain.attacks.rmia import rmia_offline, rmia_one_reference, rmia_online
+from dptrain.attacks.lira import SHRUNK_BELOW, lira_offline, lira_online, lira_pieces
+from dptrain.attacks.rmia import Attacker, rmia_offline, rmia_one_reference, rmia_online, rmia_pieces
 from dptrain.attacks.threshold import threshold_scores
 
 SignalKind = Literal["log_odds", "log_probability"]
@@ -42,6 +43,23 @@ class AttackFunction(Protocol):
         ...
 
 
+Pieces = Iterator[tuple[int, slice, FloatArray]]
+"""(place in targets, records, the target's scores of these records)."""
+
+
+class PiecesFunction(Protocol):
+    """The same scores piece by piece, every target and record once, in any order."""
+
+    def __call__(
+        self,
+        signals_MN: npt.ArrayLike,
+        membership_MN: npt.ArrayLike,
+        *,
+        targets: npt.ArrayLike | None = None,
+        population_MZ: npt.ArrayLike | None = None,
+    ) -> Pieces: ...
+
+
 @dataclass(frozen=True)
 class Attack:
     """A named attack."""
@@ -56,6 +74,24 @@ class Attack:
     """Whether `population_MZ` must be given."""
     signal: SignalKind = "log_odds"
     """What `signals_MN` and `population_MZ` must hold."""
+    in_pieces: PiecesFunction | None = None
+    """For fleets whose (T, N) scores do not fit into memory; None: there is no such way."""
+
+    def pieces(
+        self,
+        signals_MN: npt.ArrayLike,
+        membership_MN: npt.ArrayLike,
+        *,
+        targets: npt.ArrayLike | None = None,
+        population_MZ: npt.ArrayLike | None = None,
+    ) -> Pieces:
+        """Yield the scores of `function` as (place in targets, records, scores), in little memory where possible."""
+        if self.in_pieces is not None:
+            yield from self.in_pieces(signals_MN, membership_MN, targets=targets, population_MZ=population_MZ)
+            return
+        scores_TN = self.function(signals_MN, membership_MN, targets=targets, population_MZ=population_MZ)
+        for place, scores in enumerate(scores_TN):
+            yield place, slice(0, scores.size), scores
 
 
 def _threshold(
@@ -66,6 +102,18 @@ def _threshold(
     population_MZ: npt.ArrayLike | None = None,
 ) -> FloatArray:
     return threshold_scores(signals_MN, targets=targets)
+
+
+def _threshold_pieces(
+    signals_MN: npt.ArrayLike,
+    membership_MN: npt.ArrayLike,
+    *,
+    targets: npt.ArrayLike | None = None,
+    population_MZ: npt.ArrayLike | None = None,
+) -> Pieces:
+    for place, target in enumerate(checked_targets(targets, len(np.asanyarray(signals_MN)))):
+        scores = threshold_scores(np.asanyarray(signals_MN)[target : target + 1])[0]
+        yield place, slice(0, scores.size), scores
 
 
 def _lira(online: bool, variance: Variance) -> AttackFunction:
@@ -80,6 +128,19 @@ def _lira(online: bool, variance: Variance) -> AttackFunction:
         return lira(signals_MN, membership_MN, variance, targets=targets)
 
     return attack
+
+
+def _lira_pieces(online: bool, variance: Variance) -> PiecesFunction:
+    def pieces(
+        signals_MN: npt.ArrayLike,
+        membership_MN: npt.ArrayLike,
+        *,
+        targets: npt.ArrayLike | None = None,
+        population_MZ: npt.ArrayLike | None = None,
+    ) -> Pieces:
+        return lira_pieces(signals_MN, membership_MN, variance, online=online, targets=targets)
+
+    return pieces
 
 
 class _Rmia(Protocol):
@@ -101,14 +162,32 @@ def _rmia(name: str, function: _Rmia) -> AttackFunction:
         targets: npt.ArrayLike | None = None,
         population_MZ: npt.ArrayLike | None = None,
     ) -> FloatArray:
-        if population_MZ is None:
-            raise ValueError(
-                f"attack={name!r} needs population_MZ: log-probabilities of records that no model was trained on, of "
-                "patients who are not audited, for example the test patients."
-            )
-        return function(signals_MN, membership_MN, population_MZ, targets=targets)
+        return function(signals_MN, membership_MN, _population(name, population_MZ), targets=targets)
 
     return attack
+
+
+def _rmia_pieces(name: str, attacker: Attacker) -> PiecesFunction:
+    def pieces(
+        signals_MN: npt.ArrayLike,
+        membership_MN: npt.ArrayLike,
+        *,
+        targets: npt.ArrayLike | None = None,
+        population_MZ: npt.ArrayLike | None = None,
+    ) -> Pieces:
+        population = _population(name, population_MZ)
+        return rmia_pieces(signals_MN, membership_MN, population, attacker=attacker, targets=targets)
+
+    return pieces
+
+
+def _population(name: str, population_MZ: npt.ArrayLike | None) -> npt.ArrayLike:
+    if population_MZ is None:
+        raise ValueError(
+            f"attack={name!r} needs population_MZ: log-probabilities of records that no model was trained on, of "
+            "patients who are not audited, for example the test patients."
+        )
+    return population_MZ
 
 
 _ONLINE = "compares the model's answer with those of models trained with and without the record"
@@ -120,10 +199,10 @@ _SPREADS: dict[Variance, tuple[str, str]] = {
 }
 
 
-_RMIA: tuple[tuple[str, str, _Rmia], ...] = (
-    ("rmia_online", "models trained with and without the record", rmia_online),
-    ("rmia_offline", "models trained without the record", rmia_offline),
-    ("rmia_one_reference", "a single other model", rmia_one_reference),
+_RMIA: tuple[tuple[Attacker, str, _Rmia], ...] = (
+    ("online", "models trained with and without the record", rmia_online),
+    ("offline", "models trained without the record", rmia_offline),
+    ("one_reference", "a single other model", rmia_one_reference),
 )
 
 
@@ -133,16 +212,27 @@ def _all_attacks() -> dict[str, Attack]:
             "threshold",
             "calls a record a member if the model is confident and right; needs no other model",
             _threshold,
+            in_pieces=_threshold_pieces,
         )
     ]
     for family, words in (("lira_online", _ONLINE), ("lira_offline", _OFFLINE)):
         for variance, (suffix, spread) in _SPREADS.items():
-            function = _lira(family == "lira_online", variance)
-            attacks.append(Attack(family + suffix, f"{words} ({spread})", function, min_models=4))
-    for name, references, rmia in _RMIA:
+            online = family == "lira_online"
+            how = _lira(online, variance), _lira_pieces(online, variance)
+            attacks.append(Attack(family + suffix, f"{words} ({spread})", how[0], min_models=4, in_pieces=how[1]))
+    for attacker, references, rmia in _RMIA:
+        name = f"rmia_{attacker}"
         words = f"asks how much surer the model is than {references}, beside patients whom no model has seen"
         attacks.append(
-            Attack(name, words, _rmia(name, rmia), min_models=4, needs_population=True, signal="log_probability")
+            Attack(
+                name,
+                words,
+                _rmia(name, rmia),
+                min_models=4,
+                needs_population=True,
+                signal="log_probability",
+                in_pieces=_rmia_pieces(name, attacker),
+            )
         )
     return {attack.name: attack for attack in attacks}
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dptrain.attacks.checks import BoolArray, FloatArray, IntArray
+from dptrain.attacks.checks import BoolArray, FloatArray, Floats, IntArray
 
 _CHUNK_VALUES = 1 << 19
 
@@ -31,7 +31,7 @@ class ReferenceMeans:
 
 
 def reference_means(
-    log_probability_MN: FloatArray, membership_MN: BoolArray | None, unit_M: IntArray
+    log_probability_MN: Floats, membership_MN: BoolArray | None, unit_M: IntArray
 ) -> Iterator[ReferenceMeans]:
     """Yield the references' means in pieces of the records, in order.
 
@@ -48,7 +48,7 @@ def reference_means(
     step = max(1, _CHUNK_VALUES // num_models)
     for start in range(0, num_records, step):
         records = slice(start, min(start + step, num_records))
-        values_MC = log_probability_MN[order, records]
+        values_MC = log_probability_MN[order, records].astype(np.float64)
         member_MC = np.zeros_like(values_MC, dtype=np.bool_)
         if membership_MN is not None:
             member_MC = membership_MN[order, records]

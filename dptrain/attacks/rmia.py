@@ -22,6 +22,7 @@ belong to patients who are not audited; arrays cannot show that, the caller must
 O(MN + T (N + Z) log Z), memory O(N + Z) beside inputs and result.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -32,8 +33,9 @@ from scipy import stats
 from dptrain.attacks.checks import (
     BoolArray,
     FloatArray,
+    Floats,
     IntArray,
-    checked_matrix,
+    checked_floats,
     checked_membership,
     checked_targets,
 )
@@ -41,6 +43,7 @@ from dptrain.attacks.reference_means import reference_means
 from dptrain.attacks.twins import model_units
 
 Score = Literal["log_ratio", "fraction"]
+Attacker = Literal["online", "offline", "one_reference"]
 
 A_GRID = np.linspace(0.0, 1.0, 11)
 """Values of `a` that the offline attacker tries."""
@@ -81,18 +84,7 @@ def rmia_online(
         unknown score or a gamma that is not positive.
     """
     fleet = _Fleet.of(log_probability_MN, membership_MN, population_MZ, targets, score, gamma)
-    ratio_TN = np.empty((fleet.targets.size, fleet.log_p.shape[1]))
-    cross_U, square_U = np.zeros(fleet.num_units), np.zeros(fleet.num_units)
-    for means in reference_means(fleet.log_p, fleet.membership, fleet.unit_M):
-        known_UC = (means.num_in_UC > 0) & (means.num_out_UC > 0)
-        below_in_UC = -np.expm1(means.log_in_UC) * known_UC
-        below_out_UC = -np.expm1(means.log_out_UC) * known_UC
-        cross_U += (below_in_UC * below_out_UC).sum(axis=1)
-        square_U += (below_out_UC * below_out_UC).sum(axis=1)
-        log_pr_UC = np.where(known_UC, np.logaddexp(means.log_in_UC, means.log_out_UC) - np.log(2.0), np.nan)
-        ratio_TN[:, means.records] = fleet.log_p[fleet.targets, means.records] - log_pr_UC[fleet.unit_T]
-    a_U = np.clip(cross_U / np.where(square_U > 0.0, square_U, 1.0), 0.0, 1.0)
-    return _against_population(fleet, ratio_TN, np.where(square_U > 0.0, a_U, 1.0)[fleet.unit_T])
+    return _collected(fleet, _online_ratios(fleet), _fitted_a(fleet))
 
 
 def rmia_offline(
@@ -116,12 +108,7 @@ def rmia_offline(
     """
     fleet = _Fleet.of(log_probability_MN, membership_MN, population_MZ, targets, score, gamma)
     a_T = chosen_a(fleet.log_p, fleet.membership)[fleet.targets] if a is None else _given_a(a, fleet)
-    ratio_TN = np.empty((fleet.targets.size, fleet.log_p.shape[1]))
-    for means in reference_means(fleet.log_p, fleet.membership, fleet.unit_M):
-        log_pr_TC = _log_pr(means.log_out_UC[fleet.unit_T], a_T[:, None])
-        known_TC = means.num_out_UC[fleet.unit_T] > 0
-        ratio_TN[:, means.records] = np.where(known_TC, fleet.log_p[fleet.targets, means.records] - log_pr_TC, np.nan)
-    return _against_population(fleet, ratio_TN, a_T)
+    return _collected(fleet, _offline_ratios(fleet, a_T), a_T)
 
 
 def rmia_one_reference(
@@ -144,21 +131,87 @@ def rmia_one_reference(
     Arguments and errors as `rmia_offline`; None for `a` means that estimate.
     """
     fleet = _Fleet.of(log_probability_MN, membership_MN, population_MZ, targets, score, gamma)
-    first_U = np.unique(fleet.unit_M, return_index=True)[1]
-    ratio_TN = np.empty((fleet.targets.size, fleet.log_p.shape[1]))
-    a_T = np.zeros(fleet.targets.size) if a is None else _given_a(a, fleet)
-    reference_T = first_U[(fleet.unit_T + 1) % fleet.num_units]
+    reference_T = fleet.next_references()
+    a_T = _own_a(fleet, reference_T) if a is None else _given_a(a, fleet)
+    return _collected(fleet, _one_reference_ratios(fleet, a_T, reference_T), a_T, reference_T)
+
+
+def rmia_pieces(
+    log_probability_MN: npt.ArrayLike,
+    membership_MN: npt.ArrayLike,
+    population_MZ: npt.ArrayLike,
+    *,
+    attacker: Attacker,
+    targets: npt.ArrayLike | None = None,
+) -> Iterator[tuple[int, slice, FloatArray]]:
+    """Yield the log_ratio scores of one of the three attackers as (place in targets, records, their scores).
+
+    Every target and record comes once; memory does not grow with the number of targets. Arguments and errors as
+    `rmia_online`.
+    """
+    fleet = _Fleet.of(log_probability_MN, membership_MN, population_MZ, targets, "log_ratio", 1.0)
+    reference_T = fleet.next_references() if attacker == "one_reference" else None
+    if reference_T is not None:
+        a_T = _own_a(fleet, reference_T)
+        ratios = _one_reference_ratios(fleet, a_T, reference_T)
+    elif attacker == "offline":
+        a_T = chosen_a(fleet.log_p, fleet.membership)[fleet.targets]
+        ratios = _offline_ratios(fleet, a_T)
+    else:
+        a_T, ratios = _fitted_a(fleet), _online_ratios(fleet)
+    centre_T = np.concatenate([ratio_SZ.mean(axis=1) for _, ratio_SZ in _population_ratios(fleet, a_T, reference_T)])
+    for place, records, ratio in ratios:
+        yield place, records, np.nan_to_num(ratio - centre_T[place], nan=0.0)
+
+
+Ratios = Iterator[tuple[int, slice, FloatArray]]
+"""(place in targets, records, log(p_x / pr_x) or NaN without evidence)."""
+
+
+def _online_ratios(fleet: "_Fleet") -> Ratios:
+    for means in reference_means(fleet.log_p, fleet.membership, fleet.unit_M):
+        known_UC = (means.num_in_UC > 0) & (means.num_out_UC > 0)
+        log_pr_UC = np.where(known_UC, np.logaddexp(means.log_in_UC, means.log_out_UC) - np.log(2.0), np.nan)
+        for place, (target, unit) in enumerate(zip(fleet.targets, fleet.unit_T, strict=True)):
+            yield place, means.records, fleet.log_p[target, means.records] - log_pr_UC[unit]
+
+
+def _offline_ratios(fleet: "_Fleet", a_T: FloatArray) -> Ratios:
+    for means in reference_means(fleet.log_p, fleet.membership, fleet.unit_M):
+        for place, (target, unit) in enumerate(zip(fleet.targets, fleet.unit_T, strict=True)):
+            ratio = fleet.log_p[target, means.records] - _log_pr(means.log_out_UC[unit], a_T[place])
+            yield place, means.records, np.where(means.num_out_UC[unit] > 0, ratio, np.nan)
+
+
+def _one_reference_ratios(fleet: "_Fleet", a_T: FloatArray, reference_T: IntArray) -> Ratios:
+    everything = slice(0, fleet.log_p.shape[1])
     for place, (target, reference) in enumerate(zip(fleet.targets, reference_T, strict=True)):
-        member_N, log_p_N = fleet.membership[reference], fleet.log_p[reference]
-        if a is None:
-            a_T[place] = _a_of_reference(np.exp(log_p_N), member_N)
+        member_N, log_p_N = fleet.membership[reference], fleet.log_p[reference].astype(np.float64)
         log_pr_N = _log_pr(log_p_N, a_T[place])
         log_pr_N[member_N] = _log_pr_of_member(log_p_N[member_N], a_T[place])
-        ratio_TN[place] = fleet.log_p[target] - log_pr_N
-    return _against_population(fleet, ratio_TN, a_T, reference_T)
+        yield place, everything, fleet.log_p[target] - log_pr_N
 
 
-def chosen_a(log_probability_MN: FloatArray, membership_MN: BoolArray) -> FloatArray:
+def _fitted_a(fleet: "_Fleet") -> FloatArray:
+    """Return (T,) the online attacker's `a` for population records: least squares on the audited ones."""
+    cross_U, square_U = np.zeros(fleet.num_units), np.zeros(fleet.num_units)
+    for means in reference_means(fleet.log_p, fleet.membership, fleet.unit_M):
+        known_UC = (means.num_in_UC > 0) & (means.num_out_UC > 0)
+        below_in_UC = -np.expm1(means.log_in_UC) * known_UC
+        below_out_UC = -np.expm1(means.log_out_UC) * known_UC
+        cross_U += np.einsum("uc,uc->u", below_in_UC, below_out_UC)
+        square_U += np.einsum("uc,uc->u", below_out_UC, below_out_UC)
+    a_U = np.clip(cross_U / np.where(square_U > 0.0, square_U, 1.0), 0.0, 1.0)
+    return np.asarray(np.where(square_U > 0.0, a_U, 1.0)[fleet.unit_T], dtype=np.float64)
+
+
+def _own_a(fleet: "_Fleet", reference_T: IntArray) -> FloatArray:
+    return np.array(
+        [_a_of_reference(np.exp(fleet.log_p[r].astype(np.float64)), fleet.membership[r]) for r in reference_T]
+    )
+
+
+def chosen_a(log_probability_MN: Floats, membership_MN: BoolArray) -> FloatArray:
     """Return (M,) the offline `a` for every model as target, chosen without that model, its twin or its whole set.
 
     On up to 4 units and 20,000 evenly spaced records of the other set: the value of `A_GRID` with the largest mean
@@ -175,7 +228,7 @@ def chosen_a(log_probability_MN: FloatArray, membership_MN: BoolArray) -> FloatA
     return a_M
 
 
-def _best_a(log_p_MN: FloatArray, membership_MN: BoolArray) -> float:
+def _best_a(log_p_MN: Floats, membership_MN: BoolArray) -> float:
     unit_M = model_units(membership_MN)
     num_units = int(unit_M.max()) + 1
     log_out_UN = np.concatenate([m.log_out_UC for m in reference_means(log_p_MN, membership_MN, unit_M)], axis=1)
@@ -218,9 +271,9 @@ def _a_of_reference(probability_N: FloatArray, member_N: BoolArray) -> float:
 
 @dataclass(frozen=True)
 class _Fleet:
-    log_p: FloatArray
+    log_p: Floats
     membership: BoolArray
-    population: FloatArray
+    population: Floats
     unit_M: IntArray
     targets: IntArray
     score: Score
@@ -264,9 +317,14 @@ class _Fleet:
     def num_units(self) -> int:
         return int(self.unit_M.max()) + 1
 
+    def next_references(self) -> IntArray:
+        """The single reference of every target: the first model of the next unit."""
+        first_U = np.unique(self.unit_M, return_index=True)[1]
+        return np.asarray(first_U[(self.unit_T + 1) % self.num_units], dtype=np.int64)
 
-def _checked_log_probability(values: npt.ArrayLike, name: str) -> FloatArray:
-    matrix = checked_matrix(values, name)
+
+def _checked_log_probability(values: npt.ArrayLike, name: str) -> Floats:
+    matrix = checked_floats(values, name)
     if matrix.max() > 0.0:
         raise ValueError(
             f"{name} reaches {matrix.max():g}; expected log-probabilities, which are at most 0. "
@@ -281,18 +339,12 @@ def _given_a(a: float, fleet: _Fleet) -> FloatArray:
     return np.full(fleet.targets.size, float(a))
 
 
-def _against_population(
-    fleet: _Fleet, ratio_TN: FloatArray, a_T: FloatArray, reference_T: IntArray | None = None
-) -> FloatArray:
-    """Turn log(p_x / pr_x) into scores, in place; NaN (no evidence) becomes the population's mean.
-
-    A few targets at a time, so that memory does not grow with T times Z.
-    """
-    step = max(1, _POPULATION_VALUES // fleet.population.shape[1])
-    for start in range(0, fleet.targets.size, step):
-        some = slice(start, start + step)
-        log_out_SZ = _population_out(fleet, some, reference_T)
-        ratio_SZ = fleet.population[fleet.targets[some]] - _log_pr(log_out_SZ, a_T[some, None])
+def _collected(fleet: _Fleet, ratios: Ratios, a_T: FloatArray, reference_T: IntArray | None = None) -> FloatArray:
+    """Turn log(p_x / pr_x) into (T, N) scores; NaN (no evidence) becomes the population's mean."""
+    ratio_TN = np.empty((fleet.targets.size, fleet.log_p.shape[1]))
+    for place, records, ratio in ratios:
+        ratio_TN[place, records] = ratio
+    for some, ratio_SZ in _population_ratios(fleet, a_T, reference_T):
         for row_N, ratio_Z in zip(ratio_TN[some], ratio_SZ, strict=True):
             centre = float(ratio_Z.mean())
             row_N[np.isnan(row_N)] = centre
@@ -303,9 +355,21 @@ def _against_population(
     return ratio_TN
 
 
+def _population_ratios(
+    fleet: _Fleet, a_T: FloatArray, reference_T: IntArray | None
+) -> Iterator[tuple[slice, FloatArray]]:
+    """Yield (places in targets, their log(p_z / pr_z)), a few targets at a time: memory does not grow with T times
+    Z."""
+    step = max(1, _POPULATION_VALUES // fleet.population.shape[1])
+    for start in range(0, fleet.targets.size, step):
+        some = slice(start, start + step)
+        log_out_SZ = _population_out(fleet, some, reference_T)
+        yield some, fleet.population[fleet.targets[some]] - _log_pr(log_out_SZ, a_T[some, None])
+
+
 def _population_out(fleet: _Fleet, some: slice, reference_T: IntArray | None) -> FloatArray:
     if reference_T is not None:
-        return fleet.population[reference_T[some]]
+        return fleet.population[reference_T[some]].astype(np.float64)
     unit_S = fleet.unit_T[some]
     log_out_SZ = np.empty((unit_S.size, fleet.population.shape[1]))
     for means in reference_means(fleet.population, None, fleet.unit_M):

@@ -50,6 +50,10 @@ def model_units(membership: npt.ArrayLike) -> IntArray:
     Anything that resamples or splits models works on these units (0..U-1, in order of appearance), never on
     single twins.
     """
-    twin = find_twins(membership)
+    return units_of_twins(find_twins(membership))
+
+
+def units_of_twins(twin: IntArray) -> IntArray:
+    """Return the units of `model_units` from the answer of `find_twins`."""
     first = np.where(twin < 0, np.arange(twin.size), np.minimum(twin, np.arange(twin.size)))
     return np.unique(first, return_inverse=True)[1].astype(np.int64)

@@ -10,10 +10,12 @@ doi 10.1111/ectj.12097).
 import numpy as np
 import numpy.typing as npt
 
-from dptrain.attacks.checks import BoolArray, FloatArray, checked_matrix, checked_membership, checked_patient
-from dptrain.attacks.gaussian import Moments, Variance, log_density, predict
-from dptrain.attacks.lira import default_variance
-from dptrain.attacks.twins import model_units
+from dptrain.attacks.checks import FloatArray, IntArray, checked_membership, checked_patient
+from dptrain.attacks.gaussian import Variance, predict_with
+from dptrain.attacks.lira import default_variance, fit_priors, log_ratio
+from dptrain.attacks.moments import References, slices
+from dptrain.attacks.patient import add_pieces
+from dptrain.attacks.protocol import Pieces
 from dptrain.audit.patients import auc_from_ranks, patient_ranks
 
 
@@ -40,11 +42,11 @@ def patient_attack_auc(
         ValueError: shapes that do not fit, signals that are not finite, fewer than 2 folds, or fewer than 2
         twin pairs.
     """
-    signals = checked_matrix(signals_MN, "signals")
-    num_patients = np.asarray(membership_MP).shape[-1]
-    membership = checked_membership(membership_MP, (signals.shape[0], num_patients))
-    patient = checked_patient(patient_N, signals.shape[1], num_patients)
-    unit_M = model_units(membership)
+    num_records, num_patients = np.asarray(patient_N).size, np.asarray(membership_MP).shape[-1]
+    patient = checked_patient(patient_N, num_records, num_patients)
+    membership = checked_membership(membership_MP, (np.shape(membership_MP)[0], num_patients))
+    references = References.of(signals_MN, membership[:, patient])
+    unit_M = references.unit_M
     num_units = int(unit_M.max()) + 1
     if num_folds < 2 or num_units < 2:
         raise ValueError(
@@ -57,7 +59,9 @@ def patient_attack_auc(
     weight_P = np.zeros(num_patients)
     for fold in range(folds):
         inside = fold_M == fold
-        scores_FP = _held_out_scores(signals, membership, patient, inside, variance)
+        scores_FP = add_pieces(
+            _held_out(references, np.flatnonzero(inside), variance), patient, inside.sum(), num_patients
+        )
         auc_P = auc_from_ranks(patient_ranks(scores_FP), membership[inside])
         num_in = membership[inside].sum(axis=0)
         weight = (num_in * (int(inside.sum()) - num_in)).astype(np.float64)
@@ -67,44 +71,12 @@ def patient_attack_auc(
         return np.asarray(weighted_P / weight_P, dtype=np.float64)
 
 
-def _held_out_scores(
-    signals: FloatArray,
-    membership: BoolArray,
-    patient: npt.NDArray[np.int64],
-    held_out: BoolArray,
-    variance: Variance | None,
-) -> FloatArray:
-    """Return (F, P) scores of the held-out models with parameters from all others."""
-    references = np.flatnonzero(~held_out)
-    how = variance or default_variance(references.size)
-    centre_N = signals[references].mean(axis=0)
-    sides = [_moments(signals, membership, patient, references, centre_N, member) for member in (True, False)]
-    p_in, p_out = predict(sides[0], how, sides[1]), predict(sides[1], how, sides[0])
-    known_N = p_in.known_N * p_out.known_N
-    targets = np.flatnonzero(held_out)
-    scores_FP = np.empty((targets.size, membership.shape[1]))
-    for place, target in enumerate(targets):
-        signal = signals[target] - centre_N
-        ratio = (log_density(p_in, signal) - log_density(p_out, signal)) * known_N
-        scores_FP[place] = np.bincount(patient, weights=ratio, minlength=membership.shape[1])
-    return scores_FP
-
-
-def _moments(
-    signals: FloatArray,
-    membership: BoolArray,
-    patient: npt.NDArray[np.int64],
-    references: npt.NDArray[np.int64],
-    centre_N: FloatArray,
-    member: bool,
-) -> Moments:
-    count = np.zeros(patient.size, dtype=np.int64)
-    total, square = np.zeros(patient.size), np.zeros(patient.size)
-    for model in references:
-        on_side = membership[model][patient] == member
-        value = np.where(on_side, signals[model] - centre_N, 0.0)
-        count += on_side
-        total += value
-        square += value * value
-    mean = total / np.maximum(count, 1)
-    return Moments(count, mean, np.maximum(square - total * mean, 0.0) * (count > 1))
+def _held_out(references: References, models: IntArray, variance: Variance | None) -> Pieces:
+    """Yield the scores of the held-out models, with parameters from all others."""
+    how = variance or default_variance(references.num_models - models.size)
+    prior_in, prior_out = fit_priors(references, models, how)
+    for records in slices(references.num_records):
+        inside, outside = references.without(models, records)
+        p_in, p_out = predict_with(inside, how, prior_in), predict_with(outside, how, prior_out)
+        for place, model in enumerate(models):
+            yield place, records, log_ratio(p_in, p_out, references.centred(int(model), records))

@@ -15,7 +15,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
 
-from dptrain.attacks.checks import BoolArray, FloatArray, checked_matrix, checked_membership, checked_patient
+from dptrain.attacks.checks import (
+    BoolArray,
+    FloatArray,
+    checked_floats,
+    checked_matrix,
+    checked_membership,
+    checked_patient,
+)
+from dptrain.attacks.moments import References, slices
 from dptrain.attacks.patient import max_over_records
 
 _CHUNK_VALUES = 1 << 21
@@ -35,15 +43,19 @@ def patient_evidence(signals_MN: npt.ArrayLike, patient_N: npt.ArrayLike, num_pa
     Raises:
         ValueError: shapes that do not fit, signals that are not finite, or a patient without records.
     """
-    signals = checked_matrix(signals_MN, "signals")
+    signals = checked_floats(signals_MN, "signals")
     patient = checked_patient(patient_N, signals.shape[1], num_patients)
-    centre_N = signals.mean(axis=0)
-    squares = sum(float(np.square(row - centre_N).sum()) for row in signals)
+    centre_N = signals.mean(axis=0, dtype=np.float64)
+    squares, largest_N = 0.0, np.zeros(signals.shape[1])
+    for row in signals:
+        centred = row - centre_N
+        squares += float(centred @ centred)
+        np.maximum(largest_N, np.abs(row), out=largest_N)
     spread = np.sqrt(squares / max(1, (signals.shape[0] - 1) * signals.shape[1]))
     scale = 1.0 / spread if spread > 0.0 else 0.0
     evidence_MP = np.empty((signals.shape[0], num_patients), dtype=np.float64)
     # A record on which all models agree has centred signals of rounding size; they must not decide a rank.
-    noise_N = 8.0 * np.finfo(np.float64).eps * np.abs(signals).max(axis=0)
+    noise_N = 8.0 * np.finfo(np.float64).eps * largest_N
     for model, row in enumerate(signals):
         centred = row - centre_N
         centred[np.abs(centred) <= noise_N] = 0.0
@@ -135,27 +147,19 @@ def patient_auc_knolle2026(
     Raises:
         ValueError: shapes that do not fit, signals that are not finite, or a patient without records.
     """
-    signals = checked_matrix(signals_MN, "signals")
-    num_models, num_records = signals.shape
+    num_records = np.asarray(patient_N).size
     num_patients = np.asarray(membership_MP).shape[-1]
-    membership = checked_membership(membership_MP, (num_models, num_patients))
     patient = checked_patient(patient_N, num_records, num_patients)
-    member_MN = membership[:, patient]
-    centred_MN = signals - signals.mean(axis=0)
-    side_mean, side_variance = [], []
-    for side_MN in (member_MN, ~member_MN):
-        count = side_MN.sum(axis=0)
-        mean = np.einsum("mn,mn->n", centred_MN, side_MN) / np.where(count >= 2, count, np.nan)
-        side_mean.append(mean)
-        side_variance.append(
-            np.einsum("mn,mn->n", (centred_MN - mean) ** 2, side_MN) / np.where(count >= 2, count - 1, np.nan)
-        )
-    gap = side_mean[0] - side_mean[1]
-    spread = np.sqrt(side_variance[0] + side_variance[1])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        deviate = np.where(gap == 0.0, 0.0, gap / spread)
-    known = np.isfinite(gap)
-    auc_N = np.where(known, special.ndtr(deviate), -1.0)
+    references = References.of(signals_MN, np.asarray(membership_MP)[:, patient])
+    auc_N = np.empty(num_records)
+    for records in slices(num_records):
+        inside, outside = references.without((), records)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            spread = np.sqrt(inside.squares_N / (inside.count_N - 1) + outside.squares_N / (outside.count_N - 1))
+            gap = inside.mean_N - outside.mean_N
+            deviate = np.where(gap == 0.0, 0.0, gap / spread)
+        known = (inside.count_N >= 2) & (outside.count_N >= 2)
+        auc_N[records] = np.where(known, special.ndtr(deviate), -1.0)
     largest_P = max_over_records(auc_N[None, :], patient, num_patients)[0]
     largest_P[largest_P < 0.0] = np.nan
     return np.asarray(np.maximum(largest_P, 0.5) if clip else largest_P, dtype=np.float64)
