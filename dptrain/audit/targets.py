@@ -20,7 +20,8 @@ from scipy import stats
 
 from dptrain.attacks.checks import FloatArray, checked_matrix, checked_membership
 from dptrain.attacks.twins import model_units
-from dptrain.audit.roc import FPRS, TprAtFpr, auc, tpr_at_fpr
+from dptrain.audit.interval import Interval
+from dptrain.audit.roc import FPRS, RankedScores, TprAtFpr
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class AttackSummary:
     auc_T: FloatArray
     tpr_at_fpr_T: dict[float, list[TprAtFpr]]
     """Per target, with counts and the interval over patients."""
+    auc_interval_T: tuple[Interval, ...] = ()
+    """Per target, interval over patients."""
 
 
 def summarise_targets(
@@ -107,8 +110,10 @@ def summarise_attack(
     scores = checked_matrix(scores_TP, "scores")
     membership = checked_membership(membership_TP, (scores.shape[0], scores.shape[1]))
     unit_T = model_units(membership)
-    auc_T = np.array([auc(row, member) for row, member in zip(scores, membership, strict=True)])
-    tprs = {fpr: [tpr_at_fpr(row, member, fpr) for row, member in zip(scores, membership, strict=True)] for fpr in fprs}
+    ranked = [RankedScores.of(row, member) for row, member in zip(scores, membership, strict=True)]
+    intervals = tuple(one.auc_interval() for one in ranked)
+    auc_T = np.array([interval.value for interval in intervals])
+    tprs = {fpr: [one.tpr_at_fpr(fpr) for one in ranked] for fpr in fprs}
     return AttackSummary(
         auc=summarise_targets(auc_T, unit_T, shared_references=True),
         tpr_at_fpr={
@@ -117,4 +122,5 @@ def summarise_attack(
         },
         auc_T=auc_T,
         tpr_at_fpr_T=tprs,
+        auc_interval_T=intervals,
     )
