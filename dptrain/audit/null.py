@@ -8,8 +8,9 @@ so each such design was as likely as the one that was run, and the permutation d
 the distribution of the signals, even if some models are generally more confident than others.
 
 A fleet that is not made of twins: each patient's memberships are shuffled over all models, keeping the number
-of IN models. This is exact if memberships were drawn by independent coins and models are alike apart from
-their training patients; it is approximate if every model has a fixed number of patients.
+of IN models (for a patient without ties, AUCs are drawn from the exact distribution). This is exact if
+memberships were drawn by independent coins and models are alike apart from their training patients; it is
+approximate if every model has a fixed number of patients.
 """
 
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ import numpy.typing as npt
 from dptrain.attacks.checks import BoolArray, FloatArray, IntArray, checked_membership
 from dptrain.attacks.twins import find_twins
 from dptrain.audit.patients import patient_ranks
+from dptrain.audit.rank_sum import MOST_MODELS, mann_whitney_probabilities
 
 _BINS_PER_UNIT = 2000
 """AUCs are counted on a grid of step 0.0005."""
@@ -105,7 +107,14 @@ def null_patient_auc(
     Raises:
         ValueError: shapes that do not fit, no permutation, or no patient with both IN and OUT models.
     """
-    ranks = patient_ranks(evidence_MP)
+    return null_of_ranks(patient_ranks(evidence_MP), membership_MP, num_permutations, rng)
+
+
+def null_of_ranks(
+    ranks_MP: FloatArray, membership_MP: npt.ArrayLike, num_permutations: int, rng: np.random.Generator
+) -> NullDistribution:
+    """As `null_patient_auc`, from the `patient_ranks` of the evidence."""
+    ranks = ranks_MP
     membership = checked_membership(membership_MP, (ranks.shape[0], ranks.shape[1]))
     _check_permutations(num_permutations)
     num_models = membership.shape[0]
@@ -118,6 +127,14 @@ def null_patient_auc(
     histogram = np.zeros(num_permutations * num_bins, dtype=np.int64)
     offset_B = np.arange(num_permutations) * num_bins
     auc_sum_B = np.zeros(num_permutations)
+    num_usable = usable.size
+    if pairs is None and num_models <= MOST_MODELS:
+        whole = num_models * (num_models + 1) * (2 * num_models + 1) // 6
+        untied = np.einsum("mp,mp->p", ranks, ranks)[usable] == whole
+        drawn = _drawn_counts(num_in_P[usable[untied]], num_models, num_permutations, rng)
+        histogram += drawn[0].ravel()
+        auc_sum_B += drawn[1]
+        usable = usable[~untied]
     width = num_permutations * (1 if pairs is not None else num_models)
     step = max(1, _CHUNK_VALUES // max(width, 16 * num_models))
     for start in range(0, usable.size, step):
@@ -132,7 +149,7 @@ def null_patient_auc(
         auc_CB = (rank_sum_CB - smallest[:, None]) / cells[:, None]
         auc_sum_B += auc_CB.sum(axis=0)
         histogram += np.bincount((_bins(auc_CB) + offset_B).ravel(), minlength=histogram.size)
-    return _summarise(histogram.reshape(num_permutations, num_bins), auc_sum_B, usable.size, num_models)
+    return _summarise(histogram.reshape(num_permutations, num_bins), auc_sum_B, num_usable, num_models)
 
 
 def permuted_memberships(
@@ -197,6 +214,30 @@ def _shuffled_rank_sums(
     shuffled = rng.permuted(repeated, axis=1).reshape(num_patients, num_permutations, num_models)
     chosen = (np.arange(num_models) < num_in_C[:, None]).astype(np.float64)
     return np.asarray(np.einsum("cbm,cm->cb", shuffled, chosen), dtype=np.float64)
+
+
+def _drawn_counts(
+    num_in_P: IntArray, num_models: int, num_permutations: int, rng: np.random.Generator
+) -> tuple[IntArray, FloatArray]:
+    """Return (B, 2001) counts on the grid and (B,) sums of AUCs of patients without ties, shuffled B times.
+
+    Drawn from the exact distribution, so the time does not grow with the number of patients.
+    """
+    num_bins = _BINS_PER_UNIT + 1
+    counts_BT = np.zeros((num_permutations, num_bins), dtype=np.int64)
+    auc_sum_B = np.zeros(num_permutations)
+    if num_in_P.size == 0:
+        return counts_BT, auc_sum_B
+    probabilities = mann_whitney_probabilities(num_models, int(num_in_P.max()))
+    for num_in in np.unique(num_in_P):
+        auc_U = np.arange(probabilities[num_in].size) / (num_in * (num_models - num_in))
+        bin_U = _bins(auc_U)
+        share_T = np.bincount(bin_U, weights=probabilities[num_in], minlength=num_bins)
+        mean_T = np.bincount(bin_U, weights=probabilities[num_in] * auc_U, minlength=num_bins)
+        drawn_BT = rng.multinomial(int((num_in_P == num_in).sum()), share_T / share_T.sum(), size=num_permutations)
+        counts_BT += drawn_BT
+        auc_sum_B += drawn_BT @ (mean_T / np.where(share_T > 0.0, share_T, 1.0))
+    return counts_BT, auc_sum_B
 
 
 def _bins(auc: FloatArray) -> IntArray:
