@@ -10,6 +10,7 @@
     dptrain train privacy.epsilon=3          the model to release, with its privacy statement
     dptrain check privacy.epsilon=3 ...      is a private step of this model, loss and data what is accounted?
     dptrain constants data=table ...         write down scaling constants for a new table (or data=meds)
+    dptrain attack FILE.npz                  audit models that some other trainer made, from saved logits
     dptrain account --sampling-rate ...      epsilon, caps on attacks and patient-level epsilon of a mechanism
 
 `--config-dir FOLDER` beside any of them adds a folder of your own settings files, laid out like `conf/`.
@@ -324,6 +325,13 @@ def command_account(arguments: list[str]) -> None:
     print(answer(arguments))
 
 
+def command_attack(arguments: list[str]) -> None:
+    """dptrain attack models.npz --attack lira_online --targets 64 --json"""
+    from dptrain.attack_command import answer
+
+    print(answer(arguments))
+
+
 def command_check(arguments: list[str]) -> None:
     """dptrain check privacy.epsilon=3 model=custom model.name=my_package.my_module:MyNet"""
     from dptrain.check_command import check
@@ -376,6 +384,7 @@ def _one_study(arguments: list[str], command: str) -> Path:
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "account": command_account,
+    "attack": command_attack,
     "check": command_check,
     "constants": command_constants,
     "gate": command_gate,

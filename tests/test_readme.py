@@ -26,7 +26,7 @@ TINY = (
 )
 STAND_IN = f"""#!/usr/bin/env bash
 case "$1" in
-  status|report|gate|constants|version|account|--*) exec "{sys.executable}" -m dptrain "$@" ;;
+  attack|status|report|gate|constants|version|account|--*) exec "{sys.executable}" -m dptrain "$@" ;;
 esac
 case " $* " in *data=diabetes130*) set -- "$@" data.max_patients=300 data.delta=1e-3 ;; esac
 exec "{sys.executable}" -m dptrain "$@" {TINY}

@@ -113,8 +113,7 @@ def audit_models(
     kinds = {attack.signal: answers.of_kind(attack.signal) for attack in attacks.values()}
 
     def run(attack: Attack) -> AttackSummary:
-        signals, population = kinds[attack.signal]
-        scores_TP = _patient_scores(attack, signals, membership_MN, answers, chosen, population)
+        scores_TP = _patient_scores(attack, *kinds[attack.signal], membership_MN, answers, chosen)
         return summarise_attack(scores_TP, answers.membership_MP[chosen], tuple(fprs))
 
     with ThreadPoolExecutor(max(1, num_threads)) as pool:
@@ -129,13 +128,23 @@ def audit_models(
     return WholeAudit(summaries, chosen, patients, subgroups, _remeasured(answers, signals, half_rng))
 
 
+def attack_summary(
+    attack: Attack, answers: Answers, targets: npt.ArrayLike | None = None, fprs: Sequence[float] = FPRS
+) -> AttackSummary:
+    """Return one attack on every target; arguments and errors as `audit_models`."""
+    chosen = checked_targets(targets, len(answers.membership_MP))
+    membership_MN = answers.membership_MP[:, answers.patient_N]
+    scores_TP = _patient_scores(attack, *answers.of_kind(attack.signal), membership_MN, answers, chosen)
+    return summarise_attack(scores_TP, answers.membership_MP[chosen], tuple(fprs))
+
+
 def _patient_scores(
     attack: Attack,
     signals: Floats,
+    population: Floats | None,
     membership_MN: BoolArray,
     answers: Answers,
     targets: IntArray,
-    population: Floats | None,
 ) -> FloatArray:
     """(T, P) the sum of the records' scores."""
     pieces: Iterable[tuple[int, slice | IntArray, FloatArray]]
