@@ -25,6 +25,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from dptrain.report.document import Document
 from dptrain.report.label_places import place_labels
 from dptrain.report.results import ArmResult, StudyResult
 from dptrain.report.words import METRIC_WORDS, explanation, long_name, short_name, subtitle
@@ -66,7 +67,7 @@ class Look:
     line: object
 
 
-def looks(result: StudyResult) -> dict[str, Look]:
+def looks(result: StudyResult | Document) -> dict[str, Look]:
     """One look per arm; darker means more private."""
     private = [arm.label for arm in result.arms if arm.is_private]
     chosen = {}

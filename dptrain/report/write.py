@@ -15,6 +15,7 @@ from dptrain.report.bundle import FOLDER as RELEASE
 from dptrain.report.bundle import write_release
 from dptrain.report.contradictions import GuaranteeRefuted
 from dptrain.report.document import Document
+from dptrain.report.page.render import render
 from dptrain.report.pseudonyms import study_domain
 from dptrain.report.restricted import write_restricted
 from dptrain.report.results import StudyResult
@@ -68,7 +69,8 @@ def write_report(
 
 def write_pages(path: Path, document: Document) -> None:
     """Write a report document into the study's folder `path`."""
-    write_text(path / PAGES / "report.json", document.to_json())
+    for name, text in render(document).items():
+        write_text(path / PAGES / name, text)
 
 
 def withdraw(path: Path, by_arm: Mapping[str, Sequence[str]]) -> None:
