@@ -131,7 +131,11 @@ def _tops(release: Json, house: Json) -> Iterator[Found]:
                 if parts["share_in_top"]["value"] is not None:
                     share = parts["share_in_top"]["value"] * num_top
                     attacker.between(name, share - 0.0005 * num_top, share + 0.0005 * num_top)
-            attacker.sum_is(dict.fromkeys(truth, 1.0), 0, num_top)
+            num_groups = sum(one["attribute"] == attribute for one in house["groups"])
+            if num_groups == 1:
+                continue  # one group that holds everybody holds the whole top
+            everybody = num_groups == len(truth)
+            attacker.sum_is(dict.fromkeys(truth, 1.0), num_top - 1e-3 if everybody else 0, num_top + 1e-3)
             for name, value in truth.items():
                 if value < SMALLEST:
                     yield _result(attacker, name, {name: 1.0}, value, num_top, whole=False)
