@@ -164,9 +164,15 @@ def read_manifest(manifest: Manifest, wanted: Sequence[str]) -> tuple[pd.DataFra
     return table[list(dict.fromkeys(wanted))], tuple(warnings)
 
 
+MOST_CLASSES = 20
+"""A column with more different values holds no classes; it may be one with identifiers, given by mistake."""
+
+
 def some_values(text: Sequence[str]) -> str:
-    """The first few different values, for messages."""
+    """The first few different values, for messages; of a column that may hold identifiers only their number."""
     values = list(dict.fromkeys(text))
+    if len(values) > MOST_CLASSES:
+        return f"{len(values)} different values"
     return ", ".join(repr(str(value)[:40]) for value in values[:5]) + (", ..." if len(values) > 5 else "")
 
 

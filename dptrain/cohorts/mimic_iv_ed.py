@@ -22,6 +22,7 @@ from dptrain.cohorts.encoding import Constants, encode, load_constants
 from dptrain.cohorts.frame import column_numbers, column_text, read_columns, read_header
 from dptrain.cohorts.layout import band_group, cut_problems, first_file, gz, layout_root, size_warning, text_group
 from dptrain.cohorts.layout_tables import choice_problems, left_out
+from dptrain.cohorts.manifest import some_values
 from dptrain.cohorts.mimic_people import race_group
 from dptrain.cohorts.records import Records
 from dptrain.config import DataConfig
@@ -229,7 +230,7 @@ def _truth(series: pd.Series) -> NDArray[np.float64]:
     if bad:
         raise DataError(
             f"data.name=mimic_iv_ed: column {series.name!r} must hold True and False, "
-            f"found {', '.join(map(repr, bad[:5]))}."
+            f"found {some_values(bad)}."
         )
     return np.array([TRUTH[value.lower()] for value in values.tolist()])[codes]
 
