@@ -338,6 +338,22 @@ class AttackConfig:
 
 
 @dataclass(frozen=True)
+class AuditConfig:
+    """Planted canaries: the lower bound on epsilon beside the accounted one."""
+
+    canaries: int = 0
+    """Canaries planted among the training patients; each is in a model by a fair coin drawn before the training. They
+    cost performance: take a few percent of the patients. 0: none, and no lower bound."""
+
+    def __post_init__(self) -> None:
+        if self.canaries < 0 or 0 < self.canaries < 8:
+            raise ConfigError(
+                f"audit.canaries={self.canaries} must be 0 (no lower bound on epsilon) or at least 8: fewer coins "
+                "prove nothing."
+            )
+
+
+@dataclass(frozen=True)
 class BaselineConfig:
     """Logistic regression trained beside the arms with the same target: what the simplest model gives at that privacy.
     Its performance stands in every table; it is not attacked."""
@@ -408,6 +424,7 @@ class Config:
     privacy: PrivacyConfig
     fleet: FleetConfig
     attack: AttackConfig
+    audit: AuditConfig = field(default_factory=AuditConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     release: ReleaseConfig = field(default_factory=ReleaseConfig)
     seed: int = 0

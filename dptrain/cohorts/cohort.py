@@ -6,6 +6,7 @@ Patients are numbered 0..P-1 inside dptrain. Their real identifiers stay in `pat
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -55,6 +56,8 @@ class Cohort:
     """What the user must know about these data, one sentence each."""
     simulated: bool = False
     """True for simulated data; said wherever the cohort appears."""
+    num_canaries: int = 0
+    """The last so many patients, one record each and the last records, are planted (`cohorts.canaries`)."""
 
     def __post_init__(self) -> None:
         problems = _problems(self)
@@ -80,11 +83,31 @@ class Cohort:
 
     @property
     def train_patients(self) -> NDArray[np.int64]:
-        """Indices of the patients that models may be trained on, in ascending order; the columns of the membership."""
+        """Indices of the patients that models may be trained on, in ascending order; the columns of the membership.
+        Canaries, where there are any, come last."""
         return np.flatnonzero(~self.is_test)
 
+    def without_canaries(self) -> Cohort:
+        """The patients alone; large arrays are views."""
+        if not self.num_canaries:
+            return self
+        records, patients = slice(0, -self.num_canaries), slice(0, -self.num_canaries)
+        return dataclasses.replace(
+            self,
+            features=self.features[records],
+            labels=self.labels[records],
+            patient=self.patient[records],
+            patient_ids=self.patient_ids[patients],
+            is_test=self.is_test[patients],
+            groups={name: values[patients] for name, values in self.groups.items()},
+            num_canaries=0,
+        )
+
     def fingerprint(self) -> str:
-        """SHA-256 over everything that a result could depend on (values, labels, patients, split, groups)."""
+        """SHA-256 over everything that a result could depend on (values, labels, patients, split, groups). Canaries are
+        made from their number, which the configuration holds."""
+        if self.num_canaries:
+            return self.without_canaries().fingerprint()
         digest = hashlib.sha256()
         for text in (self.name, self.task, *self.label_names, "|", *self.feature_names, "|", *self.outside_dp):
             digest.update(text.encode() + b"\0")

@@ -68,6 +68,7 @@ def _write(plan: Plan, trained: Trained, audit: dict[str, Any] | None) -> None:
             earlier=_earlier(plan, trained.run_id),
             preflight=trained.preflight,
             void=trained.void,
+            lower_bound=trained.lower_bound,
         )
     )
     write_text(plan.folder / "statement.md", as_markdown(statement))
@@ -154,6 +155,11 @@ def _outside(plan: Plan, audit: dict[str, Any] | None) -> tuple[str, ...]:
         sentences.append(
             "The audit in point 9 trained other models on the same patients, with and without privacy. They stay where "
             "they are; the few figures taken from them are not private."
+        )
+    if plan.cohort.num_canaries:
+        sentences.append(
+            f"{plan.cohort.num_canaries} canaries, public constants and no patients, were planted, each in the "
+            "training by a coin of its own. What their coins tell about the noise is in point 9."
         )
     if plan.cohort.simulated:
         sentences.append("The patients are simulated.")

@@ -76,10 +76,12 @@ class Facts:
     """Earlier runs on these patients: event, arm, mechanism, cohort, whether the patients are exactly the same."""
     preflight: Mapping[str, Any]
     void: tuple[str, ...] = ()
+    lower_bound: Mapping[str, Any] | None = None
+    """What planted canaries prove about epsilon; None without canaries."""
 
 
 def build_statement(facts: Facts) -> dict[str, Any]:
-    """The statement as plain values: `schema`, `epsilon`, `delta`, `void`, and the twelve points."""
+    """The statement as plain values: `schema`, `epsilon`, `delta`, `void`, `lower_bound`, and the twelve points."""
     mechanism = facts.mechanism
     accounting = _accounting(mechanism)
     points: dict[str, Any] = {
@@ -134,6 +136,7 @@ def build_statement(facts: Facts) -> dict[str, Any]:
         "epsilon": None if facts.void else accounting["epsilon"],
         "delta": None if facts.void else mechanism.delta,
         "void": list(facts.void),
+        "lower_bound": None if facts.lower_bound is None else dict(facts.lower_bound),
         **points,
     }
 

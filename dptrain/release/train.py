@@ -44,6 +44,7 @@ from dptrain.privacy.units import UnitIndex
 from dptrain.privacy.verify import void_reasons
 from dptrain.progress import Progress
 from dptrain.release import history
+from dptrain.release.canaries import canary_coins, held_against_claim
 from dptrain.release.checkpoint import Checkpoints, read_checkpoint
 from dptrain.release.journal import Journal, last_begun
 from dptrain.seeding import stream_seed
@@ -78,7 +79,7 @@ class Plan:
     mechanism: Mechanism
     accounting: dict[str, Any]
     patients: NDArray[np.int64]
-    """Patients that are trained on."""
+    """Patients that are trained on. Canaries are not among them (`release.canaries`)."""
     folder: Path
     history: Path
 
@@ -99,6 +100,8 @@ class Trained:
     preflight: dict[str, Any]
     void: tuple[str, ...]
     """Why it has no epsilon; empty if it has."""
+    lower_bound: dict[str, Any] | None = None
+    """What planted canaries prove about epsilon."""
 
 
 def make_plan(config: Config) -> Plan:
@@ -116,10 +119,13 @@ def make_plan(config: Config) -> Plan:
     for warning in cohort.warnings:
         log.warning("%s: %s", cohort.name, warning)
     hold_out = config.release.hold_out
-    patients = cohort.train_patients if hold_out else np.arange(cohort.num_patients)
+    real = cohort.without_canaries()
+    patients = real.train_patients if hold_out else np.arange(real.num_patients)
     check_delta(config.privacy.delta, len(patients))
     nominal = nominal_train_patients(config.data) / (1.0 if hold_out else 1 - config.data.test_fraction)
-    mechanism, accounting = build_mechanism(config, arm, units_of_patients(config, nominal))
+    mechanism, accounting = build_mechanism(
+        config, arm, units_of_patients(config, nominal) + config.audit.canaries / 2
+    )
     assert mechanism is not None
     assert accounting is not None
     folder = Path(config.release.dir or Path("releases") / config.study.name / arm.label)
@@ -141,12 +147,27 @@ def train_release(plan: Plan) -> Trained | None:
         report = check_training(plan.config, plan.cohort, plan.mechanism, plan.patients)
         report.check()
         log.info("Preflight passed (%.1f s).", report.seconds)
+        coins = canary_coins(plan.restricted, plan.cohort.num_canaries)
         run_id = _open_run(plan)
-        trained = _Run(plan).train()
-        reasons = void_reasons(plan.mechanism, float(plan.accounting["epsilon"]), [trained.ledger])
-        found = trained.findings + reasons
+        trained = _Run(plan, coins).train()
+        epsilon = float(plan.accounting["epsilon"])
+        found = trained.findings + void_reasons(plan.mechanism, epsilon, [trained.ledger])
         write_json(plan.restricted / "ledger.json", trained.ledger)
-        return Trained(trained.model, trained.ledger, run_id, report.to_dict(), tuple(found))
+        lower_bound = None
+        if plan.cohort.num_canaries:
+            lower_bound, objection = held_against_claim(
+                trained.model, _untrained(plan), plan.cohort, coins, epsilon, plan.mechanism.delta
+            )
+            found += [] if objection is None else [objection]
+        return Trained(trained.model, trained.ledger, run_id, report.to_dict(), tuple(found), lower_bound)
+
+
+def _untrained(plan: Plan) -> nn.Module:
+    """The network before the first step."""
+    cohort = plan.cohort
+    with torch.random.fork_rng():
+        torch.manual_seed(stream_seed(plan.config.seed, "init", "release"))
+        return build_model(plan.config.model, tuple(cohort.features.shape[1:]), cohort.num_outputs)
 
 
 def _check_folder(plan: Plan) -> None:
@@ -268,16 +289,15 @@ class _Outcome:
 class _Run:
     """One process's part of the training."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, coins_C: NDArray[np.bool_]) -> None:
         self._plan, config, cohort = plan, plan.config, plan.cohort
         self._recipe = config.training.private
         noise = SecureStream()
         coins = SecureStream()
-        units = UnitIndex.build(cohort.patient, plan.patients, plan.mechanism.unit)
+        planted = np.arange(cohort.num_patients - cohort.num_canaries, cohort.num_patients)[coins_C]
+        units = UnitIndex.build(cohort.patient, np.concatenate([plan.patients, planted]), plan.mechanism.unit)
         everyone = np.ones(units.num_units, dtype=bool)
-        with torch.random.fork_rng():
-            torch.manual_seed(stream_seed(config.seed, "init", "release"))
-            self._model = build_model(config.model, tuple(cohort.features.shape[1:]), cohort.num_outputs)
+        self._model = _untrained(plan)
         self._optimizer = build_optimizer(self._recipe, self._model)
         self._average = weight_average(self._model, self._recipe)
         self._journal_path = plan.restricted / "steps.log"

@@ -35,7 +35,7 @@ def _points(statement: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         ("Accounting and its error", _accounting(statement["accounting"])),
         ("Not covered by epsilon", [f"- {sentence}" for sentence in statement["outside"]]),
         ("Tuning", _tuning(statement["tuning"])),
-        ("Audit", _audit(statement["audit"])),
+        ("Audit", [*_audit(statement["audit"]), *_lower_bound(statement.get("lower_bound"))]),
         ("Performance", _utility(statement["utility"])),
         ("Earlier releases on these patients", _earlier(statement["earlier_releases"])),
         ("Versions and preflight", _versions(statement["versions_and_preflight"])),
@@ -131,6 +131,18 @@ def _audit(point: Mapping[str, Any] | None) -> list[str]:
         beside = "" if chance is None else f"; chance alone shows {chance:.3f}"
         lines.append(f"- the most exposed 1% of patients: patient AUC {point['patient_auc_p99']:.3f}{beside}")
     return lines
+
+
+def _lower_bound(bound: Mapping[str, Any] | None) -> list[str]:
+    if bound is None:
+        return []
+    return [
+        "",
+        f"Planted canaries: {bound['num_canaries']}, each in this training by a coin. {bound['num_correct']} of "
+        f"{bound['num_guesses']} guesses of their coins from the model's answers are right. With "
+        f"{bound['confidence']:.0%} confidence epsilon is at least {bound['epsilon_lower_bound']:.3g} "
+        f"({bound['method']}); so many canaries could prove {bound['largest_possible']:.3g} at most.",
+    ]
 
 
 def _utility(point: Mapping[str, Any] | None) -> list[str]:

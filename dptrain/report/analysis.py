@@ -22,6 +22,7 @@ from dptrain.audit.patients import patient_auc, patient_evidence
 from dptrain.audit.targets import TargetSummary, summarise_attack
 from dptrain.errors import ConfigError, StudyError
 from dptrain.privacy.tradeoff import tradeoff
+from dptrain.report.canaries import bound_of_arm, merged, refuted_by_canaries
 from dptrain.report.contradictions import GuaranteeRefuted, contradictions, pairs_won
 from dptrain.report.details import ArmDetails, Pool, arm_details
 from dptrain.report.quantiles import null_quantile, quantile_interval
@@ -34,6 +35,7 @@ from dptrain.report.results import (
     CapResult,
     Curves,
     Estimate,
+    LowerBoundResult,
     NullBand,
     PairedResult,
     RiskResult,
@@ -118,9 +120,10 @@ def analyse(study: StudyLike, *, details: bool = False) -> StudyResult:
                 baseline=_baseline(study, arm.label, logits, membership, test_rows, test_patient),
                 patient_level=arm.patient_level,
                 accounting=arm.accounting,
+                lower_bound=_lower_bound(study, arm, membership),
             )
         )
-    refuted = contradictions(results, wins, membership)
+    refuted = merged(contradictions(results, wins, membership), refuted_by_canaries(results))
     if refuted:
         raise GuaranteeRefuted(refuted)
     return StudyResult(
@@ -287,6 +290,15 @@ def _cap(arm: ArmLike, *, unit_is_patient: bool) -> CapResult | None:
     rates = dict.fromkeys([*FPRS, *([] if target.target_fpr is None else [target.target_fpr])])
     advantage = curve.max_advantage() if target.is_by_risk else None
     return CapResult(curve.auc_cap(), {fpr: curve.max_tpr(fpr) for fpr in rates}, curve, advantage)
+
+
+def _lower_bound(study: StudyLike, arm: ArmLike, membership: NDArray[np.bool_]) -> LowerBoundResult | None:
+    """From the canaries, at the arm's delta or, for arms without one, at the study's."""
+    canaries = study.canaries(arm.label)
+    if canaries is None:
+        return None
+    delta = study.settings["privacy"]["delta"] if arm.delta is None else arm.delta
+    return bound_of_arm(canaries, study.cohort().task, membership, float(delta))
 
 
 def _curves(study: StudyLike, label: str) -> Curves:

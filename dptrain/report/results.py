@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dptrain.audit.counts import ExposedCount
+from dptrain.audit.lower_bound import EpsilonLowerBound
 from dptrain.cohorts.cohort import Cohort
 from dptrain.privacy.tradeoff import TradeOff
 from dptrain.training.arms import Arm, arm_from_label
@@ -64,6 +65,7 @@ class StudyLike(Protocol):
     def arms(self) -> list[Any]: ...
     def baseline(self, label: str) -> Any: ...
     def logits(self, label: str) -> NDArray[np.float32]: ...
+    def canaries(self, label: str) -> Any: ...
     def curves(self, label: str) -> dict[str, NDArray[np.float64]]: ...
 
 
@@ -164,6 +166,17 @@ class BaselineResult:
 
 
 @dataclass(frozen=True)
+class LowerBoundResult:
+    """What planted canaries prove about epsilon."""
+
+    headline: EpsilonLowerBound
+    """The bound that is held against the claim."""
+    num_canaries: int
+    num_models: int
+    by_method: Mapping[str, EpsilonLowerBound]
+
+
+@dataclass(frozen=True)
 class Curves:
     """Training curves of an arm."""
 
@@ -204,6 +217,9 @@ class ArmResult:
     """With records as the unit: `records` and `epsilon` of patients with all records, at p50, p90, p99 and max."""
     accounting: Mapping[str, Any] | None = None
     """Epsilon by each accountant; None without DP."""
+
+    lower_bound: LowerBoundResult | None = None
+    """None without planted canaries."""
 
     @property
     def is_private(self) -> bool:

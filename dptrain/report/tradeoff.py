@@ -14,12 +14,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from dptrain.audit.counts import ExposedCount
+from dptrain.report import canaries
 from dptrain.report.csv_text import csv_table
 from dptrain.report.results import ArmResult, BaselineResult, CapResult, Estimate, PairedResult, StudyResult
 
 SCHEMA = 1
 """Raised when a key of tradeoff.json is renamed, removed or changes its meaning."""
 DECIMALS = 6
+WHOLE_BLOCKS = ("paired", "cap", "lower_bound", "baseline")
+"""Objects that an arm may lack as a whole; the table has no column for them then."""
 
 
 def tradeoff_json(result: StudyResult) -> str:
@@ -67,6 +70,7 @@ def _arm(arm: ArmResult) -> dict[str, Any]:
         "risk": _risk(arm),
         "paired": None if arm.paired is None else _paired(arm.paired),
         "cap": None if arm.cap is None else cap_as_dict(arm.cap),
+        "lower_bound": None if arm.lower_bound is None else canaries.as_dict(arm.lower_bound),
         "baseline": None if arm.baseline is None else _baseline(arm.baseline),
         **({} if arm.patient_level is None else {"patient_level": {k: dict(v) for k, v in arm.patient_level.items()}}),
     }
@@ -192,6 +196,6 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in content.items():
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{key}.")
-        elif not isinstance(value, list) and not (value is None and key in ("paired", "cap", "baseline")):
+        elif not isinstance(value, list) and not (value is None and key in WHOLE_BLOCKS):
             flat[prefix + key] = value
     return flat

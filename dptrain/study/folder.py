@@ -39,6 +39,17 @@ from dptrain.training.arms import arm_from_label
 SCHEMA = 1
 BASELINE = "baseline/"
 """Before the label of an arm: the logistic regressions that stand beside it."""
+COHORT_WORDS = (
+    "name",
+    "task",
+    "label_names",
+    "feature_names",
+    "outside_dp",
+    "warnings",
+    "simulated",
+    "num_canaries",
+)
+"""What of a cohort is no array."""
 REFUTED = "refuted.txt"
 """File in an arm's folder: this arm's epsilon does not hold, and why."""
 POLL_S = 0.5
@@ -77,6 +88,18 @@ class ArmRecord:
     patient_level: dict[str, Any] | None = None
     """With records as the unit: `records` and `epsilon` of patients with all their records at p50, p90, p99 and max.
     RESTRICTED to the house as a statistic of private data; None otherwise."""
+
+
+@dataclass(frozen=True)
+class Canaries:
+    """The canaries of an arm."""
+
+    logits: NDArray[np.float32]
+    """(M, C, K)"""
+    labels: NDArray[Any]
+    """(C,) or (C, L)"""
+    membership: NDArray[np.bool_]
+    """(M, C)"""
 
 
 @dataclass(frozen=True)
@@ -197,13 +220,36 @@ class StudyFolder:
         return parse_config(raw)
 
     def cohort(self) -> Cohort:
-        """The cohort, its large arrays memory-mapped read-only."""
+        """The patients, without canaries; large arrays are memory-mapped read-only."""
+        return self.training_cohort().without_canaries()
+
+    def training_cohort(self) -> Cohort:
+        """What models are trained on: the patients, then the canaries."""
         return _read_cohort(self.path)
 
     def membership(self) -> NDArray[np.bool_]:
         """(M, P_train); columns are `cohort().train_patients`."""
+        whole = self.training_membership()
+        return whole[:, : whole.shape[1] - self.num_canaries]
+
+    def training_membership(self) -> NDArray[np.bool_]:
+        """(M, P_train + C); columns are `training_cohort().train_patients`, canaries last."""
         array: NDArray[np.bool_] = np.load(self.path / "restricted" / "membership.npy")
         return array
+
+    @property
+    def num_canaries(self) -> int:
+        """C."""
+        return int(self.settings.get("audit", {}).get("canaries", 0))
+
+    def canaries(self, label: str) -> Canaries | None:
+        """What the models of an arm answer on the canaries; None if none were planted."""
+        if not self.num_canaries:
+            return None
+        cohort = self.training_cohort()
+        start = cohort.num_records - self.num_canaries
+        labels = np.asarray(cohort.labels)[start:]
+        return Canaries(self._logits(label)[:, start:], labels, self.training_membership()[:, -self.num_canaries :])
 
     def arm_labels(self) -> list[str]:
         """Labels of every arm that was begun, in the order of every table: none, matched, clip, epsilon falling."""
@@ -258,7 +304,11 @@ class StudyFolder:
         return [self.arm(label) for label in self.arm_labels() if self.is_complete(label)]
 
     def logits(self, label: str) -> NDArray[np.float32]:
-        """(M, N, K) logits of every model of an arm or a baseline on every record."""
+        """(M, N, K) logits of every model of an arm or a baseline on every record of every patient."""
+        whole = self._logits(label)
+        return whole[:, : whole.shape[1] - self.num_canaries]
+
+    def _logits(self, label: str) -> NDArray[np.float32]:
         return np.concatenate([self._block(label, index)["logits"] for index in self.blocks(label)])
 
     def curves(self, label: str) -> dict[str, NDArray[np.float64]]:
@@ -307,7 +357,8 @@ def config_of(config: Config, label: str) -> Config:
     )
 
 
-def _cohort_summary(cohort: Cohort) -> dict[str, Any]:
+def _cohort_summary(training_cohort: Cohort) -> dict[str, Any]:
+    cohort = training_cohort.without_canaries()
     return {
         "name": cohort.name,
         "fingerprint": cohort.fingerprint(),
@@ -315,6 +366,7 @@ def _cohort_summary(cohort: Cohort) -> dict[str, Any]:
         "num_records": cohort.num_records,
         "num_patients": cohort.num_patients,
         "num_train_patients": len(cohort.train_patients),
+        "num_canaries": training_cohort.num_canaries,
         "label_names": list(cohort.label_names),
         "groups": sorted(cohort.groups),
         "outside_dp": list(cohort.outside_dp),
@@ -332,7 +384,7 @@ def _write_cohort(path: Path, cohort: Cohort) -> None:
         write_array(folder / f"group_{index}.npy", cohort.groups[name])
     words = {
         name: list(value) if isinstance(value, tuple) else value
-        for name in ("name", "task", "label_names", "feature_names", "outside_dp", "warnings", "simulated")
+        for name in COHORT_WORDS
         for value in [getattr(cohort, name)]
     }
     write_json(folder / "cohort.json", {**words, "groups": sorted(cohort.groups)})

@@ -54,6 +54,9 @@ def freeze(config: Config) -> dict[str, Any]:
         settings["data"]["options"].pop(key, None)
     settings["model"]["options"] = options_without_encoder(config.model)
     settings.pop("release")
+    if not config.audit.canaries:
+        # Studies that were made before there were canaries have no such setting.
+        settings.pop("audit")
     return settings
 
 

@@ -42,7 +42,7 @@ def prepare_study(config: Config) -> StudyFolder:
     cohort = prepared_cohort(config)
     for warning in cohort.warnings:
         log.warning("%s: %s", cohort.name, warning)
-    check_delta(config.privacy.delta, len(cohort.train_patients))
+    check_delta(config.privacy.delta, len(cohort.train_patients) - cohort.num_canaries)
     for where, recipe in (("training", config.training), ("training.private", config.training.private)):
         check_operations(recipe.augment, tuple(cohort.features.shape[1:]), f"{where}.augment")
     return StudyFolder.create_or_open(config.study.dir, config, cohort)
@@ -124,7 +124,7 @@ def check_private_arms(study: StudyFolder, labels: list[str]) -> None:
         arm = study.arm_path(record.label)
         path = arm.with_name("preflight.json" if arm.stem == "arm" else f"preflight_{arm.stem}.json")
         if key not in _passed:
-            report = check_training(config, study.cohort(), Mechanism(**record.mechanism))
+            report = check_training(config, study.training_cohort(), Mechanism(**record.mechanism))
             report.check()
             _passed[key] = report.to_dict()
             log.info("Arm %s: preflight passed (%.1f s).", record.label, report.seconds)
@@ -153,8 +153,9 @@ def verify_private_arms(study: StudyFolder, labels: list[str]) -> None:
 
 
 def nominal_units(config: Config) -> float:
-    """Public number of units that a fleet's model trains on: half of the patients (membership is a fair coin)."""
-    return units_of_patients(config, nominal_train_patients(config.data) / 2)
+    """Public number of units that a fleet's model trains on: half of the patients (membership is a fair coin) and half
+    of the canaries, one record each."""
+    return units_of_patients(config, nominal_train_patients(config.data) / 2) + config.audit.canaries / 2
 
 
 def units_of_patients(config: Config, num_patients: float) -> float:

@@ -57,8 +57,8 @@ class Worker:
         self.watch = Watch()
         self._study = StudyFolder.open(path)
         self._config = self._study.config()
-        self._data = FleetData.build(self._study.cohort(), self._config.privacy.unit)
-        self._membership = self._study.membership()
+        self._data = FleetData.build(self._study.training_cohort(), self._config.privacy.unit)
+        self._membership = self._study.training_membership()
 
     def train(self, label: str, index: int) -> bool:
         """Train and write one block, if it is missing or damaged; False if somebody else holds its claim."""

@@ -118,6 +118,9 @@ class FakeStudy:
         signal = difficulty + rng.normal(0, 1, shape) + exposed[:, cohort.patient, None]
         return (sign * signal).astype(np.float32)
 
+    def canaries(self, label: str) -> None:
+        """None were planted."""
+
     def curves(self, label: str) -> dict[str, NDArray[Any]]:
         arm = self._arm(label)
         step = np.arange(1, 6) * arm.num_steps // 5
