@@ -106,14 +106,15 @@ def trade_off(scene: Scene) -> Figure | None:
         axes.plot([_low(x), _high(x)], [y.value] * 2, color=color, lw=1.3, zorder=3)
         axes.plot([x.value] * 2, [_low(y), _high(y)], color=color, lw=1.3, zorder=3)
         axes.plot(x.value, y.value, look.marker, color=color, ms=8, mec=PAPER, mew=0.8, zorder=5)
-    place_labels(
-        axes,
-        [(float(arm.risk.p99.value or 0), float(arm.performance.auroc.value or 0)) for arm, _, _ in drawn],
-        [arm.name for arm, _, _ in drawn],
-        [INK] * len(drawn),
-    )
-    for text in axes.texts:
-        text.set_bbox(None)
+    if not scene.is_narrow:
+        place_labels(
+            axes,
+            [(float(arm.risk.p99.value or 0), float(arm.performance.auroc.value or 0)) for arm, _, _ in drawn],
+            [arm.name for arm, _, _ in drawn],
+            [INK] * len(drawn),
+        )
+        for text in axes.texts:
+            text.set_bbox(None)
     _legend(figure, scene, drawn, band=bool(nulls), cap=any(arm.privacy.cap for arm, _, _ in drawn), lines=False)
     return figure
 
@@ -185,7 +186,7 @@ def roc(scene: Scene) -> Figure | None:
         axes.plot(x, np.where(y > 0, y, np.nan), color=color, lw=1.7, ls=look.line, zorder=3)
         first = int(np.argmax(y > 0))
         axes.plot(x[first], y[first], look.marker, color=color, ms=6.5, mec=PAPER, mew=0.7, zorder=4, clip_on=False)
-    names = [f"{arm.name}: no attack can get into this region" for arm, _, _ in capped]
+    names = [f"{arm.name}: no attack on it gets in here" for arm, _, _ in capped]
     patches: list[tuple[Artist, str]] = [(Line2D([], [], color=QUIET, lw=1.0, ls=(0, (2, 2))), "guessing")]
     patches += [
         (Patch(facecolor=color, alpha=0.25, lw=0), name) for (_, color, _), name in zip(capped, names, strict=True)
@@ -342,7 +343,10 @@ def access(scene: Scene) -> Figure | None:
     axes.grid(axis="x", color=GRID, lw=0.8)
     axes.set_axisbelow(True)
     axes.set_xlim(None, 1.01)
-    axes.set_xlabel(_wrapped(scene, "How surely the most exposed 1% are recognised", "(0.5 = guessing, 1 = certain)"))
+    axes.set_xlabel(
+        _wrapped(scene, "How surely the most exposed 1% are recognised", "(0.5 = guessing, 1 = certain)"),
+        loc="right" if scene.is_narrow else "center",
+    )
     _legend(figure, scene, drawn, band=False, lines=False)
     return figure
 
@@ -457,7 +461,7 @@ def _wrapped(scene: Scene, first: str, second: str) -> str:
 
 def _two_lines(text: str, room: int) -> str:
     """Broken at the middle space if it does not fit."""
-    if len(text) * 5.6 < room - 8:
+    if len(text) * 6.4 < room - 8:
         return text
     words = text.split(" ")
     half = min(range(1, len(words)), key=lambda i: abs(len(" ".join(words[:i])) - len(text) / 2), default=1)

@@ -23,7 +23,9 @@ WORDS = {
     "better diagnosed in the third.",
     "access": "Each line is a way to hide part of the model's answers: if the marks stay to the right, hiding did not "
     "protect.",
-    "performance": "How well the models tell ill from healthy, and whether their probabilities can be believed.",
+    "performance": "Further right is better in the first two columns, further left in the third; in the last the "
+    "dashed "
+    "line is right, and left of it the model is too sure of itself.",
 }
 """One sentence per picture that needs no training in statistics."""
 
@@ -151,13 +153,13 @@ def _performance(document: Document) -> Section:
     panels = (
         Panel("AUROC", lambda arm: arm.performance.auroc),
         Panel("AUPRC", lambda arm: arm.performance.auprc),
-        Panel("Brier score (0 = best)", lambda arm: arm.performance.brier),
-        Panel("Calibration (1 = right)", lambda arm: arm.performance.calibration_slope, 1.0),
+        Panel("Brier score", lambda arm: arm.performance.brier),
+        Panel("Calibration slope", lambda arm: arm.performance.calibration_slope, 1.0),
     )
     drawn, caption, described = _picture(
         document, "performance", title, forest(panels), "Four measures for each level, with intervals."
     )
-    return Section("performance", title, (), drawn, caption, described, (tables.performance(document),))
+    return Section("performance", title, (), drawn, caption, described, tables.performance(document))
 
 
 def _mechanism(document: Document) -> Section:

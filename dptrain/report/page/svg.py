@@ -97,7 +97,8 @@ def to_svg(figure: Figure, name: str, title: str, description: str, looks: Seque
     text = re.sub(r'href="#', f'href="#{name}-', text)
     text = re.sub(r"url\(#", f"url(#{name}-", text)
     text = text.replace("'DejaVu Sans'", "system-ui, 'DejaVu Sans'")
-    text = re.sub(r"(-?\d+\.\d{2})\d+", r"\1", text)
+    # Coordinates to a hundredth of a pixel; numbers that are read stay as they are.
+    text = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d\.\d{2})\d+", r"\1", tag[0]), text)
     text = re.sub(r"\n\s*", "\n", text)
     box = re.search(r'viewBox="([^"]+)"', text)
     assert box is not None

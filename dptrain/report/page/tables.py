@@ -135,7 +135,6 @@ def paired(document: Document) -> Table:
                 arm.name,
                 figure(one.utility, signed=True),
                 figure(one.patient_auc_mean, signed=True),
-                figure(one.patient_auc_median, signed=True),
                 figure(one.patient_auc_p99, signed=True),
                 *(count(one.count_at_least[threshold]) for threshold in thresholds),
             )
@@ -148,9 +147,8 @@ def paired(document: Document) -> Table:
             "level of privacy",
             "AUROC",
             "mean attack AUC",
-            "median attack AUC",
-            "attack AUC of the most exposed 1%",
-            *(f"number of {word}s with attack AUC ≥ {threshold}" for threshold in thresholds),
+            "most exposed 1% (attack AUC)",
+            *(f"{word}s with attack AUC ≥ {threshold}" for threshold in thresholds),
         ),
         tuple(rows),
     )
@@ -224,40 +222,44 @@ def access(document: Document) -> tuple[Table, ...]:
     )
 
 
-def performance(document: Document) -> Table:
-    """Discrimination and calibration."""
+def performance(document: Document) -> tuple[Table, ...]:
+    """Discrimination and calibration; and whether the model is better than a simple one."""
     word = document.summary.patient_word
-    rows = tuple(
-        (
-            arm.name,
-            figure(arm.performance.auroc),
-            figure(arm.performance.auprc),
-            figure(arm.performance.brier),
-            figure(arm.performance.calibration_slope),
-            figure(arm.performance.auroc_sd),
-            figure(arm.performance.baseline),
-            figure(arm.performance.baseline_difference, signed=True),
-        )
-        for arm in document.arms
-    )
-    return Table(
-        f"Test {word}s: n = {count(document.summary.num_test_patients)}; means over models with 95% intervals. AUPRC "
-        f"of "
-        f"guessing: {figure(document.arms[0].performance.prevalence)}. Calibration slope: 1 is right, below 1 the "
-        f"model is "
-        "too sure of itself, above 1 not sure enough.",
-        (
-            "level of privacy",
-            "AUROC",
-            "AUPRC",
-            "Brier score",
-            "calibration slope",
-            "spread of AUROC between models (sd)",
-            "AUROC of logistic regression with the same privacy",
-            "difference to it",
+    tested = f"test {word}s: n = {count(document.summary.num_test_patients)}"
+    first = Table(
+        f"Means over models with 95% intervals; {tested}. AUPRC of guessing: "
+        f"{figure(document.arms[0].performance.prevalence)}. Calibration slope: 1 is right, below 1 the model is too "
+        f"sure "
+        "of itself, above 1 not sure enough.",
+        ("level of privacy", "AUROC", "AUPRC", "Brier score (0 is best)", "calibration slope (1 is right)"),
+        tuple(
+            (
+                arm.name,
+                figure(arm.performance.auroc),
+                figure(arm.performance.auprc),
+                figure(arm.performance.brier),
+                figure(arm.performance.calibration_slope),
+            )
+            for arm in document.arms
         ),
-        rows,
     )
+    second = Table(
+        f"Beside a simple model: logistic regression with the same privacy, AUROC with 95% intervals; {tested}. A "
+        f"model "
+        "that does not beat it is not worth its risk.",
+        ("level of privacy", "logistic regression", "the model minus it", "spread between the models (sd)"),
+        tuple(
+            (
+                arm.name,
+                figure(arm.performance.baseline),
+                figure(arm.performance.baseline_difference, signed=True),
+                figure(arm.performance.auroc_sd),
+            )
+            for arm in document.arms
+        ),
+        folded=True,
+    )
+    return (first, second) if any(arm.performance.baseline for arm in document.arms) else (first,)
 
 
 def mechanism(document: Document) -> tuple[Table, ...]:
