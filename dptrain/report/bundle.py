@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dptrain.report.disclosure import DisclosureError, for_release
 from dptrain.report.document import Document
+from dptrain.report.page.render import render
 from dptrain.report.suppression import Rule
 from dptrain.study.atomic import write_bytes
 
@@ -32,7 +33,7 @@ def release_files(document: Document, rule: Rule, identifiers: Iterable[str]) ->
     Raises DisclosureError if the document holds what disclosure control does not know, or a file holds an identifier.
     """
     safe = for_release(document, rule)
-    files = {"report.json": safe.to_json().encode(), NOTE: _note(rule).encode()}
+    files = {name: text.encode() for name, text in {**render(safe), NOTE: _note(rule)}.items()}
     refuse_identifiers(files, identifiers)
     return files
 
@@ -47,8 +48,8 @@ def write_release(path: Path, document: Document, rule: Rule, identifiers: Itera
         raise
     for name, content in files.items():
         write_bytes(folder / name, content)
-    for old in folder.iterdir():
-        if old.name not in files and old.is_file():
+    for old in sorted(folder.rglob("*")):
+        if old.is_file() and old.relative_to(folder).as_posix() not in files:
             old.unlink()
 
 

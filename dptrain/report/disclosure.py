@@ -101,8 +101,8 @@ def _remarks(rule: Rule) -> tuple[str, ...]:
         f"This report is under disclosure control. “{rule.words}” stands where a number of patients, or one that could "
         f"be worked out from it, is below {rule.min_count} ({zero}), and where a figure rests on fewer patients than "
         "that.",
-        f"Curves end at the patient number {rule.min_count}, and each of their steps is at least as many patients. "
-        f"Figures are rounded to {DECIMALS} decimals.",
+        f"Curves end where fewer than {rule.min_count} patients are left, and no step of theirs is fewer. Figures are "
+        f"rounded to {DECIMALS} decimals.",
     )
 
 

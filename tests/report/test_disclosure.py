@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import itertools
 import json
 from dataclasses import dataclass, replace
@@ -191,6 +192,16 @@ def test_a_leaf_of_another_kind_is_refused(document: Document) -> None:
     odd = replace(odd, summary=replace(odd.summary, num_patients=Odd(3)))
     with pytest.raises(DisclosureError, match=r"Summary\.num_patients"):
         for_release(odd, RULE)
+
+
+def test_the_pages_are_drawn_from_what_is_left(document: Document) -> None:
+    files = release_files(document, RULE, [])
+    assert {"report.html", "report.md", "report.json", "README.md", "figures/survival.svg"} <= set(files)
+    for name in ("report.html", "report.md"):
+        text = files[name].decode()
+        assert "not reported (n<10)" in html.unescape(text).replace("\\", "")
+        assert "None" not in text.replace("None of", "")
+        assert f"{document.arms[0].risk.p99.value:.3f} (" not in text
 
 
 def test_zero_can_be_shown(document: Document) -> None:

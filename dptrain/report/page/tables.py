@@ -85,7 +85,7 @@ def exposed(document: Document) -> tuple[Table, ...]:
         tuple(
             (
                 arm.name,
-                "–" if arm.risk.picked is None else f"{arm.risk.picked.n}",
+                "–" if arm.risk.picked is None or arm.risk.picked.n is None else f"{arm.risk.picked.n}",
                 figure(arm.risk.picked),
                 figure(arm.risk.remeasured),
                 figure(arm.risk.maximum),
@@ -205,16 +205,17 @@ def groups(document: Document) -> tuple[Table, ...]:
 def access(document: Document) -> tuple[Table, ...]:
     """The most exposed 1%, and the average attack."""
     policies = [one.policy for one in document.arms[0].access]
-    n = document.arms[0].access[0].patient_auc_p99.n
+    n = document.arms[0].access[0].attack_auc.n
+    patients = "" if n is None else f"; n = {n:,}"
     header = ("level of privacy", *(POLICY_NAMES.get(name, name) for name in policies))
     return (
         Table(
-            f"Recognition of the most exposed 1% (attack AUC, 95% interval; n = {n:,}) if the model answers with ...",
+            f"Recognition of the most exposed 1% (attack AUC, 95% interval{patients}) if the model answers with ...",
             header,
             tuple((arm.name, *(figure(one.patient_auc_p99) for one in arm.access)) for arm in document.arms),
         ),
         Table(
-            f"Members found when 1% of outsiders are accused (95% interval; n = {n:,}) if the model answers with ...",
+            f"Members found when 1% of outsiders are accused (95% interval{patients}) if the model answers with ...",
             header,
             tuple((arm.name, *(figure(one.tpr_at_fpr_001) for one in arm.access)) for arm in document.arms),
             folded=True,
