@@ -7,6 +7,8 @@ knows both what was claimed (epsilon) and what was observed; `contradictions` co
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +22,7 @@ from dptrain.audit.matched import Difference, paired_difference
 from dptrain.audit.null import NullDistribution, null_patient_auc
 from dptrain.audit.patients import patient_auc, patient_evidence
 from dptrain.audit.targets import TargetSummary, summarise_attack
+from dptrain.cohorts.cohort import Cohort
 from dptrain.errors import ConfigError, StudyError
 from dptrain.privacy.tradeoff import tradeoff
 from dptrain.report.canaries import bound_of_arm, merged, refuted_by_canaries
@@ -43,7 +46,7 @@ from dptrain.report.results import (
     StudyResult,
     UtilityResult,
 )
-from dptrain.report.utility_interval import Performance, difference_interval, mean_interval, measure
+from dptrain.report.utility_interval import Performance, difference_interval, mean_interval, measure, measure_each
 from dptrain.seeding import numpy_stream
 from dptrain.training.arms import arm_from_label
 from dptrain.training.utility import METRIC_NAMES
@@ -86,6 +89,7 @@ def analyse(study: StudyLike, *, details: bool = False) -> StudyResult:
     for arm in arms:
         logits = study.logits(arm.label)
         performance = measure(logits[:, test_rows], labels[test_rows], test_patient, cohort.task)
+        by_label = _by_label(cohort, logits[:, test_rows], labels[test_rows], test_patient, model_units(membership))
         signals = compute_signals(logits[:, train_rows], labels[train_rows], cohort.task)
         evidence = patient_evidence(signals, train_patient, membership.shape[1])
         risk, null = _risk(study, arm.label, signals, evidence, membership, train_patient)
@@ -111,7 +115,9 @@ def analyse(study: StudyLike, *, details: bool = False) -> StudyResult:
                 num_steps=arm.num_steps,
                 clipping_norm=arm.clipping_norm,
                 num_parameters=arm.num_parameters,
-                utility=_utility(performance, METRIC_NAMES[cohort.task], model_units(membership)),
+                utility=replace(
+                    _utility(performance, METRIC_NAMES[cohort.task], model_units(membership)), per_label=by_label
+                ),
                 attack=measured,
                 risk=risk,
                 paired=paired,
@@ -172,6 +178,22 @@ def _utility(performance: Performance, metric: str, pair_M: NDArray[np.int64]) -
         float(performance.auroc_M.std(ddof=1)),
         tuple(float(value) for value in performance.auroc_M),
     )
+
+
+def _by_label(
+    cohort: Cohort,
+    logits: NDArray[np.float32],
+    labels: NDArray,
+    patient: NDArray[np.int64],
+    pair_M: NDArray[np.int64],
+) -> dict[str, Estimate]:
+    """Performance on each label or class; empty for a binary task."""
+    if cohort.task == "binary":
+        return {}
+    each = measure_each(logits, labels, patient, cohort.task)
+    return {
+        name: mean_interval(one, pair_M) for name, one in zip(cohort.label_names, each, strict=True) if one is not None
+    }
 
 
 def _baseline(

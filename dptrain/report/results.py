@@ -90,6 +90,8 @@ class UtilityResult:
     """Standard deviation between models."""
     per_model: tuple[float, ...]
     """M values."""
+    per_label: Mapping[str, Estimate] = field(default_factory=dict)
+    """Several classes (each against the rest) or labels: the same mean of each that has both outcomes, by name."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from dptrain.report.results import HEADLINE_THRESHOLD, ArmResult, Estimate, StudyResult
 
 _SECOND_THRESHOLD = 0.8
@@ -17,7 +19,7 @@ def summary_table(result: StudyResult) -> str:
         first = cells[0].ljust(widths[0])
         return "  ".join([first, *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))])
 
-    lines = [_title(result)[:MAX_WIDTH], "", line(header), *map(line, rows), "", *_notes(result)]
+    lines = [_title(result)[:MAX_WIDTH], "", line(header), *map(line, rows), "", *_by_label(result), *_notes(result)]
     return "\n".join(lines)
 
 
@@ -25,7 +27,8 @@ def markdown_table(result: StudyResult) -> str:
     """The same as Markdown."""
     header, rows = _cells(result)
     lines = ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
-    return "\n".join([_title(result), "", *lines, "", *(note + "  " for note in _notes(result))])
+    notes = [*_by_label(result), *_notes(result)]
+    return "\n".join([_title(result), "", *lines, "", *(note + "  " for note in notes)])
 
 
 def _title(result: StudyResult) -> str:
@@ -73,6 +76,16 @@ def _count(arm: ArmResult, threshold: float) -> str:
         return "n/r"
     expected = f"{one.null_expected:.2f}" if one.null_expected >= 0.005 else "0"
     return f"{one.count:,} [{expected}]"
+
+
+def _by_label(result: StudyResult) -> list[str]:
+    """Lines with the AUROC of each class or label under each arm, as wide as the terminal allows."""
+    lines: list[str] = []
+    for arm in result.arms:
+        each = [f"{name} {one.value:.3f}" for name, one in arm.utility.per_label.items()]
+        if each:
+            lines += textwrap.wrap(f"AUROC, {arm.label}: {', '.join(each)}", MAX_WIDTH, subsequent_indent="  ")
+    return [*lines, ""] if lines else []
 
 
 def _notes(result: StudyResult) -> list[str]:

@@ -65,6 +65,7 @@ def _arm(arm: ArmResult) -> dict[str, Any]:
             **_named("mean", arm.utility.mean),
             "sd": _number(arm.utility.sd),
             "per_model": [_number(value) for value in arm.utility.per_model],
+            **_per_label(arm),
         },
         "attack": _attack(arm),
         "risk": _risk(arm),
@@ -74,6 +75,12 @@ def _arm(arm: ArmResult) -> dict[str, Any]:
         "baseline": None if arm.baseline is None else _baseline(arm.baseline),
         **({} if arm.patient_level is None else {"patient_level": {k: dict(v) for k, v in arm.patient_level.items()}}),
     }
+
+
+def _per_label(arm: ArmResult) -> dict[str, Any]:
+    """Only for several classes or labels."""
+    each = {name: _named("mean", one) for name, one in arm.utility.per_label.items()}
+    return {"per_label": each} if each else {}
 
 
 def _baseline(baseline: BaselineResult) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit
+from scipy.special import expit, logit, softmax
 from scipy.stats import norm, rankdata, t
 
 from dptrain.cohorts.cohort import Task
@@ -55,6 +55,21 @@ def measure(logits_MNK: NDArray[np.floating], labels: NDArray, patient_N: NDArra
             auroc_M[model] += area / len(columns)
             influence_P += np.bincount(patient_N[rows], influence_R, num_patients) / (len(columns) * num_models)
     return Performance(auroc_M, influence_P, fewer)
+
+
+def measure_each(
+    logits_MNK: NDArray[np.floating], labels: NDArray, patient_N: NDArray[np.int64], task: Task
+) -> list[Performance | None]:
+    """Performance on each of K classes (against the rest) or labels; None for those with one outcome only."""
+    if task == "multiclass":
+        logits_MNK = softmax(np.asarray(logits_MNK, dtype=np.float64), axis=2)
+        labels = (labels[:, None] == np.arange(logits_MNK.shape[2])).astype(np.float32)
+    found: list[Performance | None] = []
+    for k in range(logits_MNK.shape[2]):
+        known = labels[~np.isnan(labels[:, k]), k]
+        both = len(np.unique(known)) == 2
+        found.append(measure(logits_MNK[:, :, [k]], labels[:, [k]], patient_N, "multilabel") if both else None)
+    return found
 
 
 def mean_interval(performance: Performance, pair_M: NDArray[np.int64]) -> Estimate:

@@ -171,6 +171,10 @@ NUM_PARAMETERS = {
 """As their YAML files and the reference study say; WRN at 64 px, ViT at 224 px."""
 
 
+SMALL_SHAPES = {"small_cnn": (1, 20, 20), "wrn": (1, 16, 16), "vit": (1, 32, 32), "resnet1d": (12, 200),
+                "ecg_transformer": (12, 200)}  # fmt: skip
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_builds(preset: str) -> None:
     raw = yaml.safe_load((CONF / f"{preset}.yaml").read_text())
@@ -185,6 +189,21 @@ def test_every_preset_builds(preset: str) -> None:
             assert model(torch.zeros(2, *shape)).shape == (2, 1)
     if preset in NUM_PARAMETERS:
         assert num_parameters(model) == pytest.approx(NUM_PARAMETERS[preset], rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name.startswith(tuple(SMALL_SHAPES))])
+def test_every_preset_for_images_and_ecgs_passes_the_preflight(preset: str) -> None:
+    """At full width and depth, on small records; the larger transformers differ from vit_tiny in size alone."""
+    if preset in ("vit_small", "vit_b_16", "vit_l_16"):
+        pytest.skip("22 to 303 million parameters: minutes, and gigabytes of per-record gradients")
+    raw = yaml.safe_load((CONF / f"{preset}.yaml").read_text())
+    config = ModelConfig(raw.pop("name"), raw)
+    torch.manual_seed(3)
+    shape = SMALL_SHAPES[next(start for start in SMALL_SHAPES if preset.startswith(start))]
+    features, labels = torch.randn(NUM_RECORDS, *shape), torch.randint(0, 2, (NUM_RECORDS,))
+    report = preflight(build(config, shape, 2), multiclass_loss, MECHANISM, features, labels)
+    assert report.passed, [str(finding) for finding in report.findings]
 
 
 def test_every_model_has_a_preset_of_its_name() -> None:

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import softmax
+from sklearn.metrics import roc_auc_score
 
 from dptrain.errors import ConfigError, PrivacyError, StudyError
 from dptrain.report.analysis import analyse
@@ -13,7 +15,9 @@ from dptrain.report.pseudonyms import Pseudonyms
 from dptrain.report.quantiles import null_quantile, quantile_interval
 from dptrain.report.restricted import patient_risk_csv
 from dptrain.report.results import StudyResult
-from dptrain.report.tradeoff import tradeoff_json
+from dptrain.report.table import markdown_table, summary_table
+from dptrain.report.tradeoff import as_dict, tradeoff_json
+from dptrain.report.utility_interval import measure_each
 from tests.report.fake_study import EPS_3, NONE, FakeStudy
 
 
@@ -63,7 +67,41 @@ def test_every_task_and_several_records_per_patient(task: str, records: int) -> 
     assert found.num_patients == 40
     assert found.num_records == 40 * records
     assert found.arm("none").utility.metric == "auroc_macro"
-    assert 0.5 < found.arm("none").utility.mean.low < found.arm("none").utility.mean.high <= 1
+    utility = found.arm("none").utility
+    assert 0.5 < utility.mean.low < utility.mean.high <= 1
+    cohort = study.cohort()
+    assert tuple(utility.per_label) == cohort.label_names
+    rows = cohort.is_test[cohort.patient]
+    truth = np.asarray(cohort.labels)[rows]
+    for place, (name, one) in enumerate(utility.per_label.items()):
+        positive = truth[:, place] if task == "multilabel" else truth == place
+        scores = study.logits("none")[:, rows].astype(np.float64)
+        scores = scores if task == "multilabel" else softmax(scores, axis=2)
+        known = ~np.isnan(positive)
+        areas = [roc_auc_score(positive[known], model[known, place]) for model in scores]
+        assert one.value == pytest.approx(np.mean(areas)), name
+        assert one.low < one.value < one.high <= 1
+    assert np.mean([one.value for one in utility.per_label.values()]) == pytest.approx(utility.mean.value)
+    written = as_dict(found)["arms"][0]["utility"]["per_label"]
+    assert {name: one["mean"] for name, one in written.items()} == pytest.approx(
+        {name: one.value for name, one in utility.per_label.items()}, abs=1e-5
+    )
+    first = cohort.label_names[0]
+    for text in (summary_table(found), markdown_table(found)):
+        assert f"AUROC, none: {first} {utility.per_label[first].value:.3f}, " in text
+
+
+def test_a_label_with_one_outcome_has_no_performance_of_its_own() -> None:
+    labels = np.array([[0, 1], [1, 1], [0, 1], [1, np.nan]], dtype=np.float32)
+    each = measure_each(np.ones((2, 4, 2)), labels, np.arange(4), "multilabel")
+    assert each[0] is not None
+    assert each[1] is None
+
+
+def test_a_binary_task_has_no_performance_by_label(result: StudyResult) -> None:
+    assert all(arm.utility.per_label == {} for arm in result.arms)
+    assert "per_label" not in tradeoff_json(result)
+    assert "AUROC, none" not in summary_table(result)
 
 
 def test_an_attack_that_beats_the_guarantee_stops_the_report() -> None:
