@@ -1,4 +1,4 @@
-"""`dptrain check`: the preflight alone, on the model, loss and data that a run with these settings would train.
+"""`dptrain check`: the preflight alone, on the model, loss, data and engine that a run with these settings would take.
 
     dptrain check privacy.epsilon=3
     dptrain check data=table data.path=... model=custom model.name=my_package.my_module:MyNet
@@ -12,6 +12,7 @@ from dptrain.privacy.preflight import CHECKS, PreflightReport
 from dptrain.study.runner import nominal_units
 from dptrain.training.arms import Arm, arms_of_run, build_mechanism
 from dptrain.training.check import check_training
+from dptrain.training.engines import choose_engine
 from dptrain.training.prepare import prepared_cohort
 
 
@@ -23,7 +24,8 @@ def check(config: Config) -> tuple[PreflightReport, str]:
     mechanism, _ = build_mechanism(config, arm, nominal_units(config))
     assert mechanism is not None
     cohort = prepared_cohort(config)
-    report = check_training(config, cohort, mechanism)
+    choice = choose_engine(config, tuple(cohort.features.shape[1:]), cohort.num_outputs, cohort.task)
+    report = check_training(config, cohort, mechanism, None, choice.probe)
     simulated = " (SIMULATED data)" if cohort.simulated else ""
     return report, as_table(report, mechanism, f"{config.model.name} on {config.data.name}{simulated}")
 

@@ -303,6 +303,9 @@ class FleetConfig:
     """Models trained and written together. A killed block is trained again as a whole."""
     workers: int = 0
     """Worker processes, one thread each; 0 takes one per core. Changes speed only."""
+    engine: str = "auto"
+    """What makes the steps: `fused` (all models of a pass at once), `opacus` (one model after another), or `auto`, the
+    fused engine for every model whose layers it knows. The same mechanism and ledger; other rounding."""
 
     def __post_init__(self) -> None:
         problems: list[str] = []
@@ -315,6 +318,8 @@ class FleetConfig:
             problems.append(f"fleet.block_size={self.block_size} must be >= 1.")
         if self.workers < 0:
             problems.append(f"fleet.workers={self.workers} must be >= 0 (0 takes one worker per core).")
+        if self.engine not in ("auto", "fused", "opacus"):
+            problems.append(f"fleet.engine={self.engine!r} must be auto, fused or opacus.")
         _raise_if(problems)
 
 

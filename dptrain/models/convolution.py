@@ -9,6 +9,14 @@ from torch.nn import functional as F
 STANDARDIZATION_EPS = 1e-4
 
 
+def standardize(weight: Tensor) -> Tensor:
+    """(out, in / groups, kh, kw) -> the same, each filter centred and scaled to variance 1 / fan-in."""
+    fan_in = weight[0].numel()
+    centred = weight - weight.mean(dim=(1, 2, 3), keepdim=True)
+    variance = centred.square().mean(dim=(1, 2, 3), keepdim=True)
+    return centred * torch.rsqrt((variance * fan_in).clamp_min(STANDARDIZATION_EPS))
+
+
 class WSConv2d(nn.Conv2d):
     """Conv2d whose filters have mean 0 and variance 1 / fan-in at every forward pass (Qiao et al. 2019, arXiv
     1903.10520, in the scaled form of Brock et al. 2021, arXiv 2101.08692, eq. 1, without gain; used for DP-SGD by De
@@ -20,10 +28,7 @@ class WSConv2d(nn.Conv2d):
 
     def standardized_weight(self) -> Tensor:
         """(out, in / groups, kh, kw): each filter centred and scaled."""
-        fan_in = self.weight[0].numel()
-        centred = self.weight - self.weight.mean(dim=(1, 2, 3), keepdim=True)
-        variance = centred.square().mean(dim=(1, 2, 3), keepdim=True)
-        return centred * torch.rsqrt((variance * fan_in).clamp_min(STANDARDIZATION_EPS))
+        return standardize(self.weight)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, H', W')."""

@@ -84,7 +84,7 @@ class PrivateEngine:
         # Per-sample gradients need no gradient of the inputs; torch warns at every such model.
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
         self.mechanism = mechanism
-        self.ledger = Ledger(is_member, _stream_name(noise))
+        self.ledger = Ledger(is_member, stream_name(noise))
         self._record_loss = record_loss
         self._module = GradSampleModule(model, batch_first=True, loss_reduction="sum", strict=True)
         settings: dict[str, Any] = {
@@ -194,7 +194,7 @@ class PrivateEngine:
         return float(losses.detach().nan_to_num(0.0, 0.0, 0.0).sum())
 
 
-def _stream_name(noise: torch.Generator | SecureStream) -> str:
+def stream_name(noise: torch.Generator | SecureStream) -> str:
     """Equal for two streams if and only if they draw the same numbers."""
     if isinstance(noise, SecureStream):
         return noise.name

@@ -18,7 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -31,7 +31,21 @@ from dptrain.privacy.engine import PrivateEngine, RecordLoss
 from dptrain.privacy.ledger import NOISE_P, Ledger, noise_range
 from dptrain.privacy.mechanism import Mechanism
 
-EngineFactory = Callable[..., PrivateEngine]
+
+class StepEngine(Protocol):
+    """What the preflight drives: `PrivateEngine`, or a model of a block of the fused engine (`BlockProbe`)."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was entered."""
+
+    def step(
+        self, features: Tensor, labels: Tensor, owner: Tensor, units: NDArray[np.int64], max_records: int
+    ) -> float:
+        """One step; the optimizer's own `step` is called with the gradient in place."""
+
+
+EngineFactory = Callable[..., StepEngine]
 SENSITIVITY_SLACK = 1e-5
 """Adding or removing a unit may move the clipped sum by C (1 + this): rounding of float32."""
 EQUAL = 5e-5

@@ -31,6 +31,7 @@ from dptrain.study.workers import train_blocks
 from dptrain.training.arms import Arm, arms_of_run, build_mechanism
 from dptrain.training.augment import check_operations
 from dptrain.training.check import check_delta, check_training
+from dptrain.training.engines import choose_engine, say_fallback
 from dptrain.training.loop import evaluation_steps
 from dptrain.training.prepare import prepared_cohort
 
@@ -120,11 +121,16 @@ def check_private_arms(study: StudyFolder, labels: list[str]) -> None:
     for record in private or due:
         assert record.mechanism is not None
         config = config_of(study.config(), record.label)
-        key = json.dumps([study.info["cohort"]["fingerprint"], to_dict(config.model), config.seed, record.mechanism])
+        cohort = study.training_cohort()
+        choice = choose_engine(config, tuple(cohort.features.shape[1:]), cohort.num_outputs, cohort.task)
+        say_fallback(config, choice)
+        key = json.dumps(
+            [study.info["cohort"]["fingerprint"], to_dict(config.model), config.seed, record.mechanism, choice.name]
+        )
         arm = study.arm_path(record.label)
         path = arm.with_name("preflight.json" if arm.stem == "arm" else f"preflight_{arm.stem}.json")
         if key not in _passed:
-            report = check_training(config, study.training_cohort(), Mechanism(**record.mechanism))
+            report = check_training(config, cohort, Mechanism(**record.mechanism), None, choice.probe)
             report.check()
             _passed[key] = report.to_dict()
             log.info("Arm %s: preflight passed (%.1f s).", record.label, report.seconds)

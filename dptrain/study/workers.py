@@ -34,6 +34,7 @@ from dptrain.study.folder import BASELINE, StudyFolder, config_of
 from dptrain.training.allocator import keep_freed_memory
 from dptrain.training.arms import arm_from_label
 from dptrain.training.fleet import FleetData, train_fleet_block
+from dptrain.training.speed import SpeedConfig
 
 Task = tuple[str, int]
 """Label of an arm or a baseline, and index of a block."""
@@ -59,6 +60,7 @@ class Worker:
         self._config = self._study.config()
         self._data = FleetData.build(self._study.training_cohort(), self._config.privacy.unit)
         self._membership = self._study.training_membership()
+        self._speed = SpeedConfig.read(self._study.info.get("speed"))
 
     def train(self, label: str, index: int) -> bool:
         """Train and write one block, if it is missing or damaged; False if somebody else holds its claim."""
@@ -75,7 +77,7 @@ class Worker:
             config, arm = config_of(self._config, label), arm_from_label(label.removeprefix(BASELINE))
             models = self._study.models(label, index)
             members = self._membership[models.start : models.stop]
-            results = train_fleet_block(config, self._data, arm, mechanism, models, members)
+            results = train_fleet_block(config, self._data, arm, mechanism, models, members, self._speed)
             write_block(path, label, index, results)
             return True
 

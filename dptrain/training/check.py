@@ -10,8 +10,9 @@ from dptrain.cohorts.cohort import Cohort
 from dptrain.config import Config
 from dptrain.errors import DataError
 from dptrain.models.registry import build_model
+from dptrain.privacy.engine import PrivateEngine
 from dptrain.privacy.mechanism import Mechanism
-from dptrain.privacy.preflight import NUM_RECORDS, Finding, PreflightReport, preflight
+from dptrain.privacy.preflight import NUM_RECORDS, EngineFactory, Finding, PreflightReport, preflight
 from dptrain.privacy.units import UnitIndex
 from dptrain.seeding import numpy_stream, stream_seed
 from dptrain.training.augment import check_operations
@@ -29,9 +30,14 @@ def check_delta(delta: float, num_patients: int) -> None:
 
 
 def check_training(
-    config: Config, cohort: Cohort, mechanism: Mechanism, patients: NDArray[np.int64] | None = None
+    config: Config,
+    cohort: Cohort,
+    mechanism: Mechanism,
+    patients: NDArray[np.int64] | None = None,
+    engine: EngineFactory = PrivateEngine,
 ) -> PreflightReport:
-    """Run the preflight for this mechanism on a random handful of the records of `patients` (all training patients).
+    """Run the preflight for this mechanism, and the engine that will train, on a random handful of the records of
+    `patients` (all training patients).
 
     Also checks that the units of privacy cover every training record exactly once. Raises DataError if there are fewer
     training records than the preflight needs.
@@ -55,6 +61,7 @@ def check_training(
         mechanism,
         torch.from_numpy(np.array(cohort.features[rows])),
         torch.from_numpy(np.array(cohort.labels[rows])),
+        engine,
     )
     wrong = units.findings(cohort.patient, patients, mechanism.unit)
     return PreflightReport(

@@ -1,7 +1,8 @@
-"""Fleets: train the models of a block, one after another, each from its own streams of the seed tree.
+"""Fleets: train the models of a block, each from its own streams of the seed tree.
 
 A model's result depends on the configuration, the cohort, its row of the membership matrix and its index alone, never
-on the block, the worker or the models around it.
+on the worker or on what was trained before. Models that share a pass of the fused engine share its shapes, so the last
+bits depend on which these are; a study fixes that when it is created.
 """
 
 from __future__ import annotations
@@ -20,11 +21,15 @@ from dptrain.cohorts.cohort import Cohort
 from dptrain.config import AugmentSpec, Config
 from dptrain.models.registry import build_model
 from dptrain.privacy.engine import PrivateEngine
+from dptrain.privacy.fused.engine import FusedEngine
+from dptrain.privacy.fused.stack import Stack
 from dptrain.privacy.mechanism import Mechanism
 from dptrain.privacy.units import UnitIndex
 from dptrain.seeding import numpy_stream, stream_seed
+from dptrain.training import fused
 from dptrain.training.arms import Arm
 from dptrain.training.augment import Augmenter
+from dptrain.training.engines import choose_engine
 from dptrain.training.loop import (
     TrainedModel,
     build_optimizer,
@@ -36,6 +41,7 @@ from dptrain.training.loop import (
     weight_average,
 )
 from dptrain.training.losses import RECORD_LOSSES
+from dptrain.training.speed import SpeedConfig
 from dptrain.training.utility import auroc
 
 EVALUATION_BATCH = 8192
@@ -98,13 +104,91 @@ def train_fleet_block(
     mechanism: Mechanism | None,
     indices: Sequence[int],
     members_BM: NDArray[np.bool_],
+    speed: SpeedConfig | None = None,
 ) -> list[ModelResult]:
     """Train the models `indices` (B of them) of an arm; row b of `members_BM` (B, P_train) is the membership of model
-    `indices[b]`. One result per model, in their order."""
-    return [
-        train_fleet_model(config, data, arm, mechanism, index, members)
-        for index, members in zip(indices, members_BM, strict=True)
-    ]
+    `indices[b]`. One result per model, in their order.
+
+    The fused engine takes `speed.width` models at a time where their layers gain from it; what it does not know is
+    trained model by model with Opacus. Which models share a pass changes rounding, nothing else.
+    """
+    speed = speed or SpeedConfig()
+    cohort = data.cohort
+    choice = choose_engine(config, tuple(cohort.features.shape[1:]), cohort.num_outputs, cohort.task)
+    if choice.name == "opacus":
+        return [
+            train_fleet_model(config, data, arm, mechanism, index, members)
+            for index, members in zip(indices, members_BM, strict=True)
+        ]
+    width = speed.width if choice.stackable or speed.device != "cpu" else 1
+    results = []
+    for start in range(0, len(indices), width):
+        some = indices[start : start + width]
+        results += _train_together(config, data, arm, mechanism, some, members_BM[start : start + width], speed)
+    return results
+
+
+def _train_together(
+    config: Config,
+    data: FleetData,
+    arm: Arm,
+    mechanism: Mechanism | None,
+    indices: Sequence[int],
+    members_KP: NDArray[np.bool_],
+    speed: SpeedConfig,
+) -> list[ModelResult]:
+    """K models in one stack."""
+    cohort, seed = data.cohort, config.seed
+    record_loss = RECORD_LOSSES[cohort.task]
+    recipe = config.training if mechanism is None else config.training.private
+    engine = None
+    with torch.random.fork_rng():
+        models = []
+        for index in indices:
+            torch.manual_seed(stream_seed(seed, "init", index))
+            models.append(build_model(config.model, tuple(cohort.features.shape[1:]), cohort.num_outputs))
+        stack = Stack(models)
+        # Only a stack of one draws dropout masks.
+        torch.manual_seed(stream_seed(seed, "dropout", arm.label, indices[0]))
+        if mechanism is None:
+            rows = [np.flatnonzero(data.record_membership(members)) for members in members_KP]
+            rngs = [numpy_stream(seed, "batches", index) for index in indices]
+            vary = [_augmenter(config, config.training.augment, 1, "usual", index) for index in indices]
+            step = fused.usual_steps(
+                stack, record_loss, data.features, data.labels, rows, config.training.batch_size, rngs, speed.max_rows,
+                vary,
+            )  # fmt: skip
+        else:
+            private = config.training.private
+            is_members = np.stack([data.unit_membership(members, mechanism.unit) for members in members_KP])
+            max_records = private.max_records_per_patient if mechanism.unit == "patient" else None
+            streams = [
+                unit_batches(mechanism, data.units, row, max_records, numpy_stream(seed, "sampling", index))
+                for index, row in zip(indices, is_members, strict=True)
+            ]
+            vary = [_augmenter(config, private.augment, private.copies, "private", index) for index in indices]
+            if arm.kind == "matched":
+                divisor = mechanism.expected_batch_size
+                step = fused.matched_steps(
+                    stack, record_loss, data.features, data.labels, streams, divisor, speed.max_rows, vary
+                )
+            else:
+                noises = [
+                    torch.Generator().manual_seed(stream_seed(seed, "noise", arm.label, index)) for index in indices
+                ]
+                engine = FusedEngine(stack, record_loss, mechanism, noises, is_members, speed.max_rows)
+                step = fused.private_steps(
+                    engine, data.features, data.labels, streams, private.max_batch_records, vary
+                )
+        trained = fused.train_stack(stack, recipe, step, config.training.num_evaluations, _evaluation(data))
+    if engine is not None and mechanism is not None:
+        for ledger in engine.ledgers:
+            ledger.check(mechanism)
+        trained = [
+            dataclasses.replace(one, ledger=ledger.to_dict())
+            for one, ledger in zip(trained, engine.ledgers, strict=True)
+        ]
+    return [_result(one, data, arm, index) for one, index in zip(trained, indices, strict=True)]
 
 
 def train_fleet_model(
@@ -123,11 +207,25 @@ def train_fleet_model(
         model = build_model(config.model, tuple(cohort.features.shape[1:]), cohort.num_outputs)
         torch.manual_seed(stream_seed(config.seed, "dropout", arm.label, index))
         trained = _train(config, data, arm, mechanism, index, members, model, record_loss)
+    return _result(trained, data, arm, index)
+
+
+def _result(trained: TrainedModel, data: FleetData, arm: Arm, index: int) -> ModelResult:
     if trained.ledger is not None and not np.isfinite(_flat_weights(trained.model)).all():
         raise FloatingPointError(f"Model {index} of arm {arm.label} has weights that are not finite.")
     return ModelResult(
         predict(trained.model, data.features), trained.steps, trained.train_loss, trained.utility, trained.ledger
     )
+
+
+def _evaluation(data: FleetData) -> Callable[[nn.Module], float]:
+    """Performance on the test records, which are gathered once."""
+    features, labels = data.features[data.test_rows], np.asarray(data.cohort.labels)[data.test_rows]
+
+    def evaluate(model: nn.Module) -> float:
+        return auroc(predict(model, features), labels, data.cohort.task)
+
+    return evaluate
 
 
 def _train(
@@ -143,10 +241,7 @@ def _train(
     recipe = config.training if mechanism is None else config.training.private
     optimizer = build_optimizer(recipe, model)
     average = weight_average(model, recipe)
-
-    def evaluate(current: nn.Module) -> float:
-        logits = predict(current, data.features[data.test_rows])
-        return auroc(logits, np.asarray(data.cohort.labels)[data.test_rows], data.cohort.task)
+    evaluate = _evaluation(data)
 
     def walk(step: Callable[[], float]) -> TrainedModel:
         return train_model(model, recipe, optimizer, step, config.training.num_evaluations, evaluate, average)

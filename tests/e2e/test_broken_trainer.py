@@ -22,6 +22,7 @@ import pytest
 
 from dptrain import cli
 from dptrain.privacy.engine import PrivateEngine
+from dptrain.privacy.fused.engine import FusedEngine
 from dptrain.privacy.ledger import Ledger
 from dptrain.privacy.preflight import PreflightReport
 from dptrain.report import analysis
@@ -68,6 +69,15 @@ def scale_noise(monkeypatch, factor: float) -> None:
         self._optimizer.noise_multiplier *= factor
 
     monkeypatch.setattr(PrivateEngine, "__init__", broken)
+    build_fused = FusedEngine.__init__
+
+    def broken_fused(self, *args, **kwargs) -> None:
+        build_fused(self, *args, **kwargs)
+        for ledger in self.ledgers:
+            ledger.accounted = self.noise_multiplier
+        self.noise_multiplier *= factor
+
+    monkeypatch.setattr(FusedEngine, "__init__", broken_fused)
 
 
 def make_blind(monkeypatch, layer: str) -> None:

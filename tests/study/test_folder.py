@@ -172,17 +172,19 @@ def test_full_disk_in_the_middle_of_a_study_loses_nothing(config, cohort, monkey
     assert blocks.block_path(study.path, "none", 0).stat().st_mtime_ns == first
 
 
-def test_one_and_two_workers_and_any_block_size_give_the_same_numbers(config, cohort):
+def test_one_and_two_workers_give_the_same_bytes_and_any_block_size_the_same_numbers(config, cohort):
     logits = []
-    for workers, block_size in ((1, 4), (2, 1), (1, 3)):
+    for workers, block_size in ((1, 2), (2, 2), (2, 1), (1, 3)):
         fleet = dataclasses.replace(config.fleet, workers=workers, block_size=block_size)
         directory = f"{config.study.dir}-{workers}-{block_size}"
         run = dataclasses.replace(config, fleet=fleet, study=dataclasses.replace(config.study, dir=directory))
         study = runner.run_study(run)
         assert [arm.label for arm in study.arms()] == ["none", "matched", "clip", "eps=8"]
         logits.append({arm.label: study.logits(arm.label) for arm in study.arms()})
-    for other in logits[1:]:
-        assert all(np.array_equal(logits[0][label], other[label]) for label in other)
+    assert all(np.array_equal(logits[0][label], logits[1][label]) for label in logits[1])
+    for other in logits[2:]:
+        # Models that go through a pass together share its shapes, and so the rounding.
+        assert all(np.allclose(logits[0][label], other[label], atol=1e-4) for label in other)
 
 
 def test_a_damaged_block_is_trained_anew(config, cohort, caplog):

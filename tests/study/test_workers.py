@@ -60,9 +60,9 @@ def before_block(monkeypatch, action) -> None:
     """Call `action(models)` in the worker before it trains a block."""
     real = workers.train_fleet_block
 
-    def train(config, data, arm, mechanism, models, members):
+    def train(config, data, arm, mechanism, models, *rest):
         action(list(models))
-        return real(config, data, arm, mechanism, models, members)
+        return real(config, data, arm, mechanism, models, *rest)
 
     monkeypatch.setattr(workers, "train_fleet_block", train)
 

@@ -1,0 +1,254 @@
+"""DP-SGD steps of K models at once. Same units, clipping, noise and ledger as `PrivateEngine`, which it must equal.
+
+What differs is how: one backward pass of all records, norms from what it leaves, clip weights folded into one more
+product. A unit's gradient is the mean of its records' (the losses are weighted with one over the unit's records), it is
+clipped once, records that are not finite contribute 0, an empty batch is zero plus noise.
+
+Poisson batches have different sizes. A pass has as many rows for every model, a multiple of `PAD`; rows that no record
+fills are zeros with weight 0. Nothing is ever left out to make a batch fit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dptrain.errors import PrivacyError
+from dptrain.privacy.engine import RecordLoss, stream_name
+from dptrain.privacy.fused.stack import Stack
+from dptrain.privacy.fused.tape import Segments, clip_weights
+from dptrain.privacy.ledger import Ledger
+from dptrain.privacy.mechanism import Mechanism
+
+PAD = 16
+"""Rows of a pass are a multiple of this: every new shape costs a library that compiles its kernels."""
+
+
+class Records(Protocol):
+    """The records of one model's batch, in the order of their units."""
+
+    def __len__(self) -> int:
+        """R."""
+
+    def fill(self, start: int, stop: int, features: Tensor, labels: Tensor) -> None:
+        """Write records [start, stop) to the first rows of `features` and `labels`."""
+
+    def like(self, num: int) -> tuple[Tensor, Tensor]:
+        """Arrays of zeros for `num` records: features (num, ...), labels (num, ...)."""
+
+
+@dataclass(frozen=True)
+class UnitBatch:
+    """What one model's step is made from."""
+
+    records: Records
+    owner: NDArray[np.int64]
+    """(R,) position of each record's unit in `units`, ascending."""
+    units: NDArray[np.int64]
+    """(B,) sampled units."""
+
+
+class FusedEngine:
+    """Turns Poisson batches of K models into noisy gradients, and keeps K ledgers.
+
+    Parameters
+    ----------
+    stack: the models.
+    record_loss: one loss per record.
+    mechanism: what is accounted, the same for all K.
+    noises: K generators that nothing else uses, one per model.
+    is_members: (K, U) units that can be sampled, for the ledgers.
+    max_rows: rows of one pass (all models together) at most; a unit is never split.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        record_loss: RecordLoss,
+        mechanism: Mechanism,
+        noises: Sequence[torch.Generator],
+        is_members: NDArray[np.bool_],
+        max_rows: int = 2**62,
+    ) -> None:
+        self.stack, self.mechanism = stack, mechanism
+        self.noise_multiplier = mechanism.noise_multiplier
+        self.clipping_norm = mechanism.clipping_norm
+        self.divisor = mechanism.expected_batch_size
+        self.ledgers = [Ledger(row, stream_name(noise)) for row, noise in zip(is_members, noises, strict=True)]
+        if len(self.ledgers) != stack.num_models:
+            raise ValueError(f"{len(self.ledgers)} noise streams for {stack.num_models} models.")
+        self._record_loss, self._noises = record_loss, list(noises)
+        self._max_rows = max_rows
+        self._noise = torch.zeros_like(stack.values)
+        self._is_inside_step = False
+
+    def step(self, batches: Sequence[UnitBatch], max_records: int) -> tuple[Tensor, list[float]]:
+        """(K, P) what each optimizer is to receive, (clipped sum + noise) / expected_batch_size, and each model's mean
+        record loss (NaN for an empty batch; not private).
+
+        `max_records` bounds the records of one model in a pass, unless a single unit has more.
+        """
+        if self._is_inside_step:
+            raise PrivacyError("The last step failed half-way. This engine cannot go on; start the training again.")
+        self._is_inside_step = True
+        stack = self.stack
+        stack.gradient.zero_()
+        limit = max(min(max_records, self._max_rows // stack.num_models), 1)
+        cuts = [cut_at_units(batch.owner, limit) for batch in batches]
+        losses = [0.0] * stack.num_models
+        for index in range(max(map(len, cuts))):
+            ranges = [cut[index] if index < len(cut) else (0, 0) for cut in cuts]
+            for model, loss in enumerate(self._clipped_pass(batches, ranges)):
+                losses[model] += loss
+        means = [loss / len(b.owner) if len(b.owner) else math.nan for loss, b in zip(losses, batches, strict=True)]
+        noised = self._add_noise(batches)
+        self._is_inside_step = False
+        return noised, means
+
+    def _clipped_pass(self, batches: Sequence[UnitBatch], ranges: list[tuple[int, int]]) -> list[float]:
+        """Add the clipped sums of these records to `stack.gradient`; returns sums of losses."""
+        packed = pack(batches, ranges)
+        stack = self.stack
+        stack.tape.private = True
+        segments = Segments.build(packed.owner_KB, stack.values.device)
+        losses = stack.forward_backward(packed.features, packed.labels, packed.weights, self._record_loss)
+        with torch.no_grad():
+            on_gpu = losses.is_cuda
+            factors, finite = clip_weights(stack.tape.entries, self.clipping_norm, segments, on_gpu)
+            for entry in stack.tape.entries:
+                entry.add_weighted(factors)
+            stack.tape.clear()
+            real = packed.weights > 0
+            rows = torch.stack(
+                [losses.nan_to_num(0.0, 0.0, 0.0).masked_fill(~real, 0.0), (real & ~finite).to(losses.dtype)]
+            )
+            sums: list[list[float]] = rows.view(2, stack.num_models, -1).sum(2).tolist()
+        for ledger, num in zip(self.ledgers, sums[1], strict=True):
+            ledger.num_nonfinite += int(num)
+        return sums[0]
+
+    def _add_noise(self, batches: Sequence[UnitBatch]) -> Tensor:
+        """Draw, add, divide, and enter what is then found in the gradient."""
+        clipped, noise = self.stack.gradient, self._noise
+        scale = self.noise_multiplier * self.clipping_norm
+        if scale > 0:
+            for row, generator in zip(noise, self._noises, strict=True):
+                row.normal_(0.0, scale, generator=generator)
+        result = torch.add(clipped, noise).div_(self.divisor)
+        norm = torch.linalg.vector_norm
+        found = torch.stack([norm(torch.sub(result * self.divisor, clipped), dim=1), norm(clipped, dim=1)]).tolist()
+        for ledger, batch, noise_norm, sum_norm in zip(self.ledgers, batches, *found, strict=True):
+            ledger.enter(
+                batch.units,
+                self.noise_multiplier,
+                self.clipping_norm,
+                self.divisor,
+                noise_norm,
+                sum_norm,
+                clipped.shape[1],
+            )
+        return result
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Rows of one pass, model after model."""
+
+    features: Tensor
+    """(K B, ...)"""
+    labels: Tensor
+    """(K B, ...)"""
+    weights: Tensor
+    """(K B,) one over the number of records of the row's unit in the whole batch; 0 for padding."""
+    owner_KB: NDArray[np.int64]
+    """(K, B) position of the row's unit in its model's batch; -1 for padding."""
+
+
+def pack(batches: Sequence[UnitBatch], ranges: Sequence[tuple[int, int]]) -> Packed:
+    """Rows [start, stop) of each model's records, padded with zeros to one multiple of `PAD`."""
+    longest = max(stop - start for start, stop in ranges)
+    rows = max(-(-longest // PAD) * PAD, PAD)
+    num = len(batches)
+    features, labels = batches[0].records.like(num * rows)
+    owner_KB = np.full((num, rows), -1, dtype=np.int64)
+    weights = np.zeros((num, rows))
+    for model, (batch, (start, stop)) in enumerate(zip(batches, ranges, strict=True)):
+        size = stop - start
+        if not size:
+            continue
+        first = model * rows
+        batch.records.fill(start, stop, features[first : first + size], labels[first : first + size])
+        owner = batch.owner[start:stop]
+        owner_KB[model, :size] = owner
+        weights[model, :size] = 1.0 / np.bincount(batch.owner)[owner]
+    dtype = features.dtype if features.is_floating_point() else torch.get_default_dtype()
+    return Packed(features, labels, torch.from_numpy(weights.ravel()).to(features.device, dtype), owner_KB)
+
+
+def cut_at_units(owner: NDArray[np.int64], max_records: int) -> list[tuple[int, int]]:
+    """Consecutive [start, stop) ranges of at most `max_records` records that never split a unit; one empty range for
+    an empty batch."""
+    if len(owner) <= max_records:
+        return [(0, len(owner))]
+    ends = np.append(np.flatnonzero(np.diff(owner)) + 1, len(owner))
+    ranges, start = [], 0
+    while start < len(owner):
+        fitting = ends[(ends > start) & (ends <= start + max_records)]
+        stop = int(fitting[-1] if len(fitting) else ends[ends > start][0])
+        ranges.append((start, stop))
+        start = stop
+    return ranges
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Records of resident arrays, picked by row; `index` (R,) on the same device."""
+
+    features: Tensor
+    labels: Tensor
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def fill(self, start: int, stop: int, features: Tensor, labels: Tensor) -> None:
+        """Gathered straight into place."""
+        torch.index_select(self.features, 0, self.index[start:stop], out=features)
+        torch.index_select(self.labels, 0, self.index[start:stop], out=labels)
+
+    def like(self, num: int) -> tuple[Tensor, Tensor]:
+        """Zeros."""
+        return (
+            self.features.new_zeros((num, *self.features.shape[1:])),
+            self.labels.new_zeros((num, *self.labels.shape[1:])),
+        )
+
+
+@dataclass(frozen=True)
+class Given:
+    """Records that were made for this step (augmented ones)."""
+
+    features: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def fill(self, start: int, stop: int, features: Tensor, labels: Tensor) -> None:
+        """Copied."""
+        features.copy_(self.features[start:stop])
+        labels.copy_(self.labels[start:stop])
+
+    def like(self, num: int) -> tuple[Tensor, Tensor]:
+        """Zeros."""
+        return (
+            self.features.new_zeros((num, *self.features.shape[1:])),
+            self.labels.new_zeros((num, *self.labels.shape[1:])),
+        )

@@ -1,0 +1,107 @@
+"""Which engine trains a fleet: the fused one if it knows every layer of the model, else Opacus, with the reason."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dptrain.cohorts.cohort import Task
+from dptrain.config import Config
+from dptrain.errors import ConfigError
+from dptrain.models.convolution import WSConv2d, standardize
+from dptrain.models.registry import build_model
+from dptrain.privacy.engine import PrivateEngine
+from dptrain.privacy.fused import unsupported_layers
+from dptrain.privacy.fused.convolution import register_convolution
+from dptrain.privacy.fused.single import BlockProbe, LonelyProbe
+from dptrain.privacy.fused.stack import Stack
+from dptrain.privacy.preflight import EngineFactory
+from dptrain.training.losses import RECORD_LOSSES
+
+log = logging.getLogger(__name__)
+ON_ONE_MODEL = (nn.modules.conv._ConvNd,)
+"""Layers that gain nothing from several models at a time on a CPU."""
+register_convolution(WSConv2d, standardize)
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """What trains the models of a fleet."""
+
+    name: str
+    """fused or opacus."""
+    stackable: bool = False
+    """Whether several models go through one pass on a CPU."""
+    reasons: tuple[str, ...] = ()
+    """Why not fused, layer by layer."""
+
+    @property
+    def probe(self) -> EngineFactory:
+        """What the preflight drives."""
+        if self.name == "opacus":
+            return PrivateEngine
+        return BlockProbe if self.stackable else LonelyProbe
+
+
+def choose_engine(config: Config, shape: tuple[int, ...], num_outputs: int, task: Task) -> EngineChoice:
+    """The engine for the model of this configuration on records of this shape.
+
+    Raises ConfigError for fleet.engine=fused with a model that it does not know.
+    """
+    if config.fleet.engine == "opacus":
+        return EngineChoice("opacus", reasons=("fleet.engine=opacus",))
+    with torch.random.fork_rng():
+        model = build_model(config.model, shape, num_outputs)
+    reasons = unsupported_layers(model) or _trial(model, shape, task)
+    if reasons and config.fleet.engine == "fused":
+        raise ConfigError(
+            [
+                f"fleet.engine=fused cannot train model.name={config.model.name}. Take fleet.engine=auto, which leaves "
+                "such models to Opacus.",
+                *(f"  {reason}" for reason in reasons),
+            ]
+        )
+    if reasons:
+        return EngineChoice("opacus", reasons=tuple(reasons))
+    return EngineChoice("fused", _is_stackable(model))
+
+
+def say_fallback(config: Config, choice: EngineChoice) -> None:
+    """Warn where a fleet is slower than it could be."""
+    if choice.name == "opacus" and config.fleet.engine == "auto":
+        log.warning(
+            "Model %s is trained by the Opacus engine, one model after another, which takes 2 to 50 times as long as "
+            "the fused engine: %s.",
+            config.model.name,
+            "; ".join(choice.reasons),
+        )
+
+
+def _is_stackable(model: nn.Module) -> bool:
+    """Not with convolutions; nor with dropout, whose masks come from a stream of each model's own."""
+    return not any(
+        isinstance(module, ON_ONE_MODEL) or (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0)
+        for module in model.modules()
+    )
+
+
+def _trial(model: nn.Module, shape: tuple[int, ...], task: Task) -> list[str]:
+    """Problems that only a pass shows: a parameter used past its layer, a layer that is called twice."""
+    stack = Stack([model])
+    features = torch.zeros(2, *shape)
+    try:
+        with torch.random.fork_rng():
+            stack.forward_backward(features, _some_labels(stack, features, task), torch.ones(2), RECORD_LOSSES[task])
+    except Exception as error:
+        first = str(error).partition("\n")[0]
+        return [f"its forward pass does not fit ({type(error).__name__}: {first})"]
+    return []
+
+
+def _some_labels(stack: Stack, features: Tensor, task: Task) -> Tensor:
+    with torch.no_grad():
+        outputs = stack.models[0](features)
+    return torch.zeros_like(outputs) if task == "multilabel" else torch.zeros(len(features), dtype=torch.int64)

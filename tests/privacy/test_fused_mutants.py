@@ -1,0 +1,329 @@
+"""Broken fused engines: each breaks the guarantee in one way, and the preflight or the ledger must notice.
+
+The defects are those that this engine could have and a one-model engine could not (padding, neighbours, norms that are
+never built), and the classic ones again, because the code is another.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dptrain.privacy.fused import engine as fused_engine
+from dptrain.privacy.fused import linear, norms, tape
+from dptrain.privacy.fused.engine import FusedEngine, Given, UnitBatch
+from dptrain.privacy.fused.single import BlockProbe, LonelyProbe
+from dptrain.privacy.fused.stack import Stack
+from dptrain.privacy.ledger import shared_noise
+from dptrain.privacy.mechanism import Mechanism
+from dptrain.privacy.preflight import CHECKS, preflight
+from dptrain.training.losses import binary_loss
+
+MECHANISM = Mechanism("patient", 0.3, 1.3, 0.7, 40, 60.0, 1e-5)
+NUM_UNITS = 200
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.LayerNorm(16), nn.Linear(16, 1))
+
+
+def records(num: int = 8):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(num, 6, generator=generator), (torch.rand(num, generator=generator) < 0.5).long()
+
+
+def look(probe=BlockProbe, checks=None):
+    return preflight(model(), binary_loss, MECHANISM, *records(), engine=probe, checks=checks)
+
+
+def broken(**changes):
+    """A probe whose engine has other methods."""
+    engine = type("Broken", (FusedEngine,), changes)
+    return type("BrokenProbe", (BlockProbe,), {"engine_type": engine})
+
+
+@pytest.mark.parametrize("probe", [BlockProbe, LonelyProbe])
+def test_the_sound_engine_passes_every_check(probe):
+    report = look(probe)
+    assert report.passed, [str(finding) for finding in report.findings]
+    assert set(report.measured) == set(CHECKS) - {"units"}
+    assert report.measured["sensitivity"] > 0.5, "clipping was never active: the check looked at nothing"
+
+
+def _init(change):
+    def build(self, *args, **kwargs):
+        FusedEngine.__init__(self, *args, **kwargs)
+        change(self)
+
+    return build
+
+
+def _halves(self):
+    self.noise_multiplier *= 0.5
+
+
+def _shares(self):
+    self._noises = [torch.Generator().manual_seed(7)] * len(self._noises)
+
+
+def _neighbours_noise(self, batches):
+    """The noise of the first model is added to all."""
+    normal = FusedEngine._add_noise
+    self._noise = self._noise[:1].expand_as(self._noise)
+    return normal(self, batches)
+
+
+def _patch_clip(change):
+    """A probe whose clip weights are changed by `change(entries, norm, segments, squares_to_weights)`."""
+
+    def clipped_pass(self, batches, ranges):
+        sound = fused_engine.clip_weights
+        fused_engine.clip_weights = lambda *args: change(sound, *args)
+        try:
+            return FusedEngine._clipped_pass(self, batches, ranges)
+        finally:
+            fused_engine.clip_weights = sound
+
+    return broken(_clipped_pass=clipped_pass)
+
+
+def _nothing_clipped(sound, entries, norm, segments, always):
+    weights, finite = sound(entries, norm, segments, always)
+    return torch.ones_like(weights), finite
+
+
+def _whole_batch(sound, entries, norm, segments, always):
+    weights, finite = sound(entries, norm, segments, always)
+    return weights.min().expand_as(weights), finite
+
+
+def _twice_c(sound, entries, norm, segments, always):
+    return sound(entries, 2 * norm, segments, always)
+
+
+def _records(sound, entries, norm, segments, always):
+    return sound(entries, norm, None, always)
+
+
+def _a_layer_less(sound, entries, norm, segments, always):
+    return sound(entries[:-1], norm, segments, always)
+
+
+def _rolled(sound, entries, norm, segments, always):
+    """A record gets its neighbour's clip weight."""
+    weights, finite = sound(entries, norm, segments, always)
+    return weights.roll(1), finite
+
+
+def _nan(sound, entries, norm, segments, always):
+    squares = torch.stack([entry.record_norms() for entry in entries]).sum(0)
+    return (norm / (squares.sqrt() + 1e-6)).clamp(max=1.0), torch.ones_like(squares, dtype=torch.bool)
+
+
+def _pack_with(change):
+    def clipped_pass(self, batches, ranges):
+        sound = fused_engine.pack
+        fused_engine.pack = lambda *args: change(sound(*args))
+        try:
+            return FusedEngine._clipped_pass(self, batches, ranges)
+        finally:
+            fused_engine.pack = sound
+
+    return broken(_clipped_pass=clipped_pass)
+
+
+def _padding_counts(packed):
+    packed.weights[packed.weights == 0] = 1.0
+    return packed
+
+
+def _summed(packed):
+    packed.weights[packed.weights > 0] = 1.0
+    return packed
+
+
+def _truncates(packed):
+    """A hard cap on the batch: rows past it are dropped."""
+    rows = packed.weights.view(len(packed.owner_KB), -1)
+    rows[:, 6:] = 0.0
+    return packed
+
+
+def _stale_tape(self, batches, ranges):
+    """The entries of the pass before are weighted once more."""
+    old = getattr(self, "old", [])
+    result = FusedEngine._clipped_pass(self, batches, ranges)
+    for total in old:
+        self.stack.gradient.add_(total)
+    self.old = [self.stack.gradient.clone()]
+    return result
+
+
+def _carried(self, batches, max_records):
+    """The gradient sum is not emptied between steps."""
+    before = self.stack.gradient.clone()
+    result, losses = FusedEngine.step(self, batches, max_records)
+    return result + before / self.divisor, losses
+
+
+def _skips_empty(self, batches, max_records):
+    if not len(batches[1].units):
+        return torch.zeros_like(self.stack.gradient), [0.0] * len(batches)
+    return FusedEngine.step(self, batches, max_records)
+
+
+def _other_models_batch(self, batches, max_records):
+    return FusedEngine.step(self, [batches[0]] * len(batches), max_records)
+
+
+def _splits_units(self, batches, ranges):
+    rows = [(start, stop) for start, stop in ranges]
+    total = [0.0] * len(batches)
+    for first in range(0, max(stop for _, stop in rows), 2):
+        part = [(min(first, stop), min(first + 2, stop)) for _, stop in rows]
+        for index, loss in enumerate(FusedEngine._clipped_pass(self, batches, part)):
+            total[index] += loss
+    return total
+
+
+MUTANTS = {
+    "half of the noise": (broken(__init__=_init(_halves)), "noise"),
+    "one stream of noise for all models": (broken(__init__=_init(_shares)), "noise"),
+    "noise of the first model for all": (broken(_add_noise=_neighbours_noise), "noise"),
+    "no clipping": (_patch_clip(_nothing_clipped), "sensitivity"),
+    "one clip weight per batch": (_patch_clip(_whole_batch), "independence"),
+    "clips to 2 C": (_patch_clip(_twice_c), "sensitivity"),
+    "clips records instead of units": (_patch_clip(_records), "sensitivity"),
+    "a layer is not in the norm": (_patch_clip(_a_layer_less), "sensitivity"),
+    "clip weights of other rows": (_patch_clip(_rolled), "sensitivity"),
+    "0 times NaN": (_patch_clip(_nan), "nonfinite"),
+    "padding counts": (_pack_with(_padding_counts), "gradients"),
+    "sums a unit's records": (_pack_with(_summed), "gradients"),
+    "drops rows that do not fit": (_pack_with(_truncates), "gradients"),
+    "entries of the pass before": (broken(_clipped_pass=_stale_tape), "memory"),
+    "sums carried over": (broken(step=_carried), "memory"),
+    "empty batches are skipped": (broken(step=_skips_empty), "empty"),
+    "another model's batch": (broken(step=_other_models_batch), "gradients"),
+    "units split between passes": (broken(_clipped_pass=_splits_units), "sensitivity"),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_broken_engines_are_refused(name):
+    probe, check = MUTANTS[name]
+    report = look(probe, {check})
+    assert [finding.check for finding in report.findings] == [check], report.measured
+    assert "it failed with" not in report.findings[0].what, "the mutant only crashes"
+
+
+@pytest.mark.parametrize(
+    ("where", "method", "change", "check"),
+    [
+        (tape.Outer, "record_norms", lambda self: tape.Outer._sound(self) * 0.25, "sensitivity"),
+        (tape.Outer, "unit_norms", lambda self, segments, norms: segments.add_up(norms), "sensitivity"),
+        (tape.Stored, "unit_norms", lambda self, segments, norms: segments.add_up(norms) * 0, "gradients"),
+        (linear.LinearRule, "backward", lambda self, saved, grads, need: None, "gradients"),
+        (norms._AffineRule, "leave", lambda self, scale, shift: None, "gradients"),
+    ],
+    ids=["norms too small", "no products between records", "norm layers not in the norm", "linear layers forgotten",
+         "norm layers forgotten"],
+)  # fmt: skip
+def test_broken_layers_are_refused(monkeypatch, where, method, change, check):
+    monkeypatch.setattr(where, "_sound", getattr(where, method), raising=False)
+    monkeypatch.setattr(where, method, change)
+    report = look(BlockProbe, {check, "sensitivity"})
+    assert report.findings, report.measured
+    assert "it failed with" not in report.findings[0].what, "the mutant only crashes"
+
+
+def run(sabotage=None, same_stream=False):
+    """40 steps of two models, one record per unit."""
+    features, labels = records(NUM_UNITS)
+    streams = [torch.Generator().manual_seed(3 if same_stream else 3 + k) for k in range(2)]
+    engine = FusedEngine(
+        Stack([model(), model()]), binary_loss, MECHANISM, streams, np.ones((2, NUM_UNITS), dtype=bool)
+    )
+    rng = np.random.default_rng(0)
+    for step in range(MECHANISM.num_steps):
+        if sabotage is not None:
+            sabotage(engine, step)
+        batches = []
+        for _ in range(2):
+            units = np.flatnonzero(rng.random(NUM_UNITS) < MECHANISM.sampling_rate)
+            batches.append(UnitBatch(Given(features[units], labels[units]), np.arange(len(units)), units))
+        engine.step(batches, 10**9)
+    return engine.ledgers
+
+
+def test_a_sound_run_checks():
+    for ledger in run():
+        assert ledger.findings(MECHANISM) == []
+
+
+def _clipping_off(engine, step):
+    if step == 5:
+        engine.clipping_norm = 1e6
+
+
+def _decays(engine, step):
+    engine.noise_multiplier = MECHANISM.noise_multiplier * (1 - step / 100)
+
+
+def _own_divisor(engine, step):
+    engine.divisor = 50.0 + step
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "words"),
+    [(_clipping_off, "clipping_norm was"), (_decays, "noise_multiplier was"),
+     (_own_divisor, "expected_batch_size was")],
+)  # fmt: skip
+def test_the_ledger_voids_a_run_that_changes_on_the_way(sabotage, words):
+    for ledger in run(sabotage):
+        assert any(words in sentence for sentence in ledger.findings(MECHANISM))
+
+
+def test_the_ledger_measures_the_noise_it_finds(monkeypatch):
+    """Noise that is asked for and not added."""
+    monkeypatch.setattr(torch.Tensor, "normal_", lambda self, mean, scale, generator=None: self.mul_(0))
+    for ledger in run():
+        assert any("noise found" in sentence for sentence in ledger.findings(MECHANISM))
+
+
+def test_models_that_share_a_stream_are_found():
+    assert shared_noise([ledger.to_dict() for ledger in run(same_stream=True)])
+    assert not shared_noise([ledger.to_dict() for ledger in run()])
+
+
+def test_the_noise_has_the_distribution_of_opacus():
+    """Kolmogorov and Smirnov on 20,000 values of each engine's empty steps."""
+    from scipy.stats import ks_2samp
+
+    from dptrain.privacy.engine import PrivateEngine
+
+    class Capture(torch.optim.Optimizer):
+        def __init__(self, params):
+            super().__init__(list(params), {})
+            self.seen = []
+
+        def step(self, closure=None):
+            self.seen.append(torch.cat([p.grad.flatten() for group in self.param_groups for p in group["params"]]))
+
+    features, labels = torch.zeros(0, 6), torch.zeros(0, dtype=torch.int64)
+    owner, none = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    opacus_model = model()
+    capture = Capture(opacus_model.parameters())
+    theirs = PrivateEngine(
+        opacus_model, binary_loss, capture, MECHANISM, torch.Generator().manual_seed(1), np.ones(3, dtype=bool)
+    )
+    ours = FusedEngine(
+        Stack([model()]), binary_loss, MECHANISM, [torch.Generator().manual_seed(2)], np.ones((1, 3), dtype=bool)
+    )
+    fused = []
+    while sum(map(len, fused)) < 20_000:
+        theirs.step(features, labels, torch.from_numpy(owner), none, 10)
+        fused.append(ours.step([UnitBatch(Given(features, labels), owner, none)], 10)[0][0].clone())
+    assert ks_2samp(torch.cat(fused).numpy(), torch.cat(capture.seen).numpy()).pvalue > 1e-3
