@@ -341,16 +341,31 @@ def command_check(arguments: list[str]) -> None:
     report.check()
 
 
+def command_screen(arguments: list[str]) -> None:
+    """dptrain screen screen.study=studies/breast_cancer-mlp"""
+    from dptrain.screen.command import screen
+
+    folder, text = screen(compose(_settings_only(arguments, "screen")))
+    print(f"{text}\nEverything is in {folder}")
+
+
 def command_train(arguments: list[str]) -> None:
     """dptrain train privacy.epsilon=3 release.study=studies/breast_cancer-mlp"""
     from dptrain.release.command import train
 
+    folder = train(compose(_settings_only(arguments, "train")))
+    print(f"Model and privacy statement: {folder}")
+
+
+def _settings_only(arguments: list[str], command: str) -> list[str]:
+    """The arguments of a command that makes one model, if all of them are settings."""
     overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
     if len(overrides) < len(arguments):
         other = next(argument for argument in arguments if argument not in overrides)
-        raise ConfigError(f"dptrain train takes settings of the form name=value, not {other!r}. It makes one model.")
-    folder = train(compose(overrides))
-    print(f"Model and privacy statement: {folder}")
+        raise ConfigError(
+            f"dptrain {command} takes settings of the form name=value, not {other!r}. It makes one model."
+        )
+    return overrides
 
 
 def command_gate(arguments: list[str]) -> None:
@@ -390,6 +405,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "gate": command_gate,
     "patient": command_patient,
     "report": command_report,
+    "screen": command_screen,
     "status": command_status,
     "train": command_train,
     "version": command_version,

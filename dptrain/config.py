@@ -419,6 +419,26 @@ class ReleaseConfig:
 
 
 @dataclass(frozen=True)
+class ScreenConfig:
+    """`dptrain screen`: ranks of patients from one training. A study does not read these settings."""
+
+    dir: str | None = None
+    """Folder of the screen; null takes `screens/<study.name>`."""
+    study: str | None = None
+    """Folder of a study of the same patients and network: the agreement with its measured risk is then given."""
+    num_points: int = 50
+    """How often during the training the loss of every record is taken."""
+    seed: int = 0
+    """Another number gives another training on the same patients: initial weights, batches."""
+
+    def __post_init__(self) -> None:
+        if self.num_points < 4:
+            raise ConfigError(
+                f"screen.num_points={self.num_points} must be at least 4: a trace needs points to have quartiles."
+            )
+
+
+@dataclass(frozen=True)
 class Config:
     """One run: a study plus the one arm that this run asks for."""
 
@@ -432,6 +452,7 @@ class Config:
     audit: AuditConfig = field(default_factory=AuditConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     release: ReleaseConfig = field(default_factory=ReleaseConfig)
+    screen: ScreenConfig = field(default_factory=ScreenConfig)
     seed: int = 0
     """Root of the seed tree. Two studies with the same root and configuration are the same study."""
 

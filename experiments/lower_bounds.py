@@ -1,6 +1,6 @@
 """How often a lower bound on epsilon is wrong, and how far it stays below the truth.
 
-    python experiments/lower_bounds.py > experiments/lower_bounds.txt        (about 5 minutes)
+    python experiments/lower_bounds.py > experiments/lower_bounds.txt        (about 3 minutes)
     python experiments/lower_bounds.py --runs 20                            (a first look)
 
 Canaries of mechanisms whose epsilon is known exactly: Gaussian noise on every coin (what DP-SGD is close to) and
@@ -30,6 +30,8 @@ TRUE_EPSILONS = (0.0, 0.3, 1.0, 4.0, 8.0)
 SIZES = ((1, 64), (1, 1024), (16, 64), (32, 64), (128, 64))
 """(twin pairs or single models, canaries)"""
 DELTA = 1e-5
+MODELS_CANARIES = 8
+"""Clopper-Pearson chooses one canary; that it may choose among all of them costs time and hardly changes its bound."""
 
 
 def main() -> None:
@@ -54,7 +56,8 @@ def main() -> None:
                     scores, heads = coins_of_first_twins(signals, membership, pair)
                     found = [best_over_guesses(scores, heads, DELTA, key, bound) for key, bound in bounds.items()]
                     if num_pairs > 1:
-                        found.append(models_bound(signals, membership, pair, DELTA))
+                        few = slice(0, MODELS_CANARIES)
+                        found.append(models_bound(signals[:, few], membership[:, few], pair, DELTA))
                     for one in found:
                         values.setdefault(one.method, []).append(one.epsilon)
                         largest[one.method] = one.largest_possible

@@ -45,7 +45,7 @@ study, held to by their content; the model that is trained does not know it."""
 
 
 def freeze(config: Config) -> dict[str, Any]:
-    """Plain settings without those of `FREE` and the group `release`, which a study does not read."""
+    """Plain settings without those of `FREE` and the groups `release` and `screen`, which a study does not read."""
     settings = to_dict(config)
     for name in FREE:
         group, _, key = name.partition(".")
@@ -54,6 +54,7 @@ def freeze(config: Config) -> dict[str, Any]:
         settings["data"]["options"].pop(key, None)
     settings["model"]["options"] = options_without_encoder(config.model)
     settings.pop("release")
+    settings.pop("screen")
     if not config.audit.canaries:
         # Studies that were made before there were canaries have no such setting.
         settings.pop("audit")

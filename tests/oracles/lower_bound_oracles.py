@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from fractions import Fraction
 
@@ -40,6 +41,7 @@ def largest_tail(m: int, r: int, v: int, epsilon: float, delta: float) -> float:
     return float(-found.fun)
 
 
+@functools.cache
 def gaussian_shift(epsilon: float, delta: float) -> float:
     """mu for which one Gaussian shift of mu (unit noise) is exactly (epsilon, delta)-private."""
     if epsilon == 0:

@@ -1,0 +1,1 @@
+"""`dptrain screen`: which patients to look at first, from one training."""
