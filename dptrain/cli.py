@@ -8,6 +8,7 @@
     dptrain patient STUDY < identifiers      rows of the restricted table, for who holds the key of the pseudonyms
     dptrain gate STUDY --policy strict       does it meet a declared risk appetite? exit code 0, 1 or 2
     dptrain train privacy.epsilon=3          the model to release, with its privacy statement
+    dptrain card RELEASE                     write its model card again, with other texts or another study
     dptrain check privacy.epsilon=3 ...      is a private step of this model, loss and data what is accounted?
     dptrain constants data=table ...         write down scaling constants for a new table (or data=meds)
     dptrain attack FILE.npz                  audit models that some other trainer made, from saved logits
@@ -384,6 +385,13 @@ def command_gate(arguments: list[str]) -> None:
     sys.exit(0 if passed else 1)
 
 
+def command_card(arguments: list[str]) -> None:
+    """dptrain card RELEASE --study STUDY --texts card.yaml"""
+    from dptrain.release.card_command import card
+
+    print(f"Model card: {card(arguments)}")
+
+
 def command_version(arguments: list[str]) -> None:
     """dptrain version"""
     from dptrain import __version__
@@ -400,6 +408,7 @@ def _one_study(arguments: list[str], command: str) -> Path:
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "account": command_account,
     "attack": command_attack,
+    "card": command_card,
     "check": command_check,
     "constants": command_constants,
     "gate": command_gate,

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dptrain.card_texts import CardTexts
 from dptrain.errors import ConfigError
 
 
@@ -402,6 +403,8 @@ class ReleaseConfig:
     are spent, not repeated."""
     max_lost_fraction: float = 0.1
     """A killed run that lost more than this fraction of all steps is not continued."""
+    card: CardTexts = field(default_factory=CardTexts)
+    """What only people can say: texts of the model card."""
 
     def __post_init__(self) -> None:
         problems: list[str] = []

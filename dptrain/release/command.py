@@ -13,12 +13,14 @@ import torch
 
 from dptrain.cohorts.registry import nominal_train_patients
 from dptrain.config import Config
-from dptrain.errors import DataError, PrivacyError, StudyError
+from dptrain.errors import PrivacyError
 from dptrain.models.registry import num_parameters
 from dptrain.release import history
+from dptrain.release.card_command import check_texts, write_card
 from dptrain.release.model_file import write_model
 from dptrain.release.performance import performance
-from dptrain.release.statement import Facts, audit_figures, build_statement
+from dptrain.release.statement import Facts, build_statement
+from dptrain.release.study_figures import audit_of_study, released_figures
 from dptrain.release.train import Plan, Trained, finish_run, make_plan, train_release
 from dptrain.release.words import as_markdown
 from dptrain.study.atomic import write_json, write_text
@@ -34,15 +36,22 @@ def train(config: Config) -> Path:
     no epsilon, and no model is written.
     """
     plan = make_plan(config)
+    check_texts(config.release.card, plan.cohort.patient_ids.tolist())
     audit = _audit(plan)
+    figures = None
+    if config.release.study is not None:
+        figures = released_figures(Path(config.release.study), plan.arm.label)
     trained = train_release(plan)
     if trained is None:
         return _finished(plan)
-    _write(plan, trained, audit)
+    _write(plan, trained, audit, figures)
     return _finished(plan)
 
 
-def _write(plan: Plan, trained: Trained, audit: dict[str, Any] | None) -> None:
+def _write(
+    plan: Plan, trained: Trained, audit: dict[str, Any] | None, figures: dict[str, Any] | None
+) -> None:
+    """Everything of a release but the end of its entry in the list of releases."""
     cohort, config = plan.cohort, plan.config
     utility = None
     if config.release.hold_out:
@@ -71,6 +80,9 @@ def _write(plan: Plan, trained: Trained, audit: dict[str, Any] | None) -> None:
             lower_bound=trained.lower_bound,
         )
     )
+    if not trained.void:
+        model = json.loads((plan.folder / "model.json").read_text())
+        write_card(plan.folder, statement, model, config.release.card.given(), figures)
     write_text(plan.folder / "statement.md", as_markdown(statement))
     write_json(plan.folder / "statement.json", statement)
 
@@ -102,34 +114,8 @@ def _audit(plan: Plan) -> dict[str, Any] | None:
     """Figures of the study that was named, checked to be about this cohort, mechanism and network."""
     if plan.config.release.study is None:
         return None
-    folder = Path(plan.config.release.study)
-    try:
-        outcome = json.loads((folder / "tradeoff.json").read_text())
-        study = json.loads((folder / "study.json").read_text())
-    except (OSError, ValueError) as error:
-        raise StudyError(
-            f"release.study={folder} has no readable tradeoff.json and study.json ({error}). Name the folder of a "
-            "finished study, or leave release.study out."
-        ) from error
-    if study["cohort"]["fingerprint"] != plan.cohort.fingerprint():
-        raise DataError(f"release.study={folder} was made from other data than {plan.cohort.name} as it is read now.")
-    figures = audit_figures(outcome, plan.arm.label)
-    arm = next(arm for arm in outcome["arms"] if arm["label"] == plan.arm.label)
-    differing = [
-        f"{name}: the study has {arm[name]!r}, this release {getattr(plan.mechanism, name)!r}"
-        for name in ("noise_multiplier", "sampling_rate", "num_steps", "clipping_norm")
-        if arm[name] != getattr(plan.mechanism, name)
-    ]
-    if outcome["model"] != plan.config.model.name:
-        differing.append(f"model: the study has {outcome['model']!r}, this release {plan.config.model.name!r}")
-    if differing:
-        raise DataError(
-            [
-                f"release.study={folder} measured another training than this one; its risks do not speak for it.",
-                *(f"  {line}" for line in differing),
-            ]
-        )
-    return figures
+    facts = plan.arm.label, plan.cohort.fingerprint(), plan.mechanism.to_dict(), plan.config.model.name
+    return audit_of_study(Path(plan.config.release.study), *facts)
 
 
 def _earlier(plan: Plan, run_id: str) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from dptrain.privacy.prv import AccountantRefused
 from dptrain.privacy.selection import selection_epsilon
 from dptrain.privacy.summary import FPRS, PRIORS, RECORDS
 from dptrain.privacy.tradeoff import posterior_cap, tradeoff
+from dptrain.release.performance import SMALLEST
 
 SCHEMA = 1
 POINTS = (
@@ -44,6 +45,8 @@ POINTS = (
     "versions_and_preflight",
 )
 """The twelve points, in order."""
+TOP_FRACTION = 0.01
+"""The most exposed patients whose patient AUC the audit states, if they are not too few."""
 LIBRARIES = ("torch", "opacus", "dp-accounting", "cryptography", "numpy")
 
 
@@ -250,12 +253,14 @@ def audit_figures(tradeoff_json: Mapping[str, Any], label: str) -> dict[str, Any
             "release.study out."
         )
     arm = arms[label]
+    too_few = TOP_FRACTION * tradeoff_json["num_patients"] < SMALLEST
     return {
         "models": tradeoff_json["num_models"],
         "words": "measured on models of the same recipe, each trained on a random half of the patients",
         "attack": arm["attack"],
-        "patient_auc_p99": arm["risk"]["patient_auc_p99"],
-        "patient_auc_p99_null": arm["risk"]["patient_auc_p99_null"],
+        "patient_auc_p99": None if too_few else arm["risk"]["patient_auc_p99"],
+        "patient_auc_p99_null": None if too_few else arm["risk"]["patient_auc_p99_null"],
+        **({"withheld": f"not reported (n<{SMALLEST})"} if too_few else {}),
         "cap": arm["cap"],
         "utility": {key: arm["utility"][key] for key in ("metric", "mean", "mean_low", "mean_high")},
     }

@@ -3,6 +3,7 @@
     releases/<study>/<arm>/
       model.safetensors, model.json   the model
       statement.md, statement.json    its privacy statement (release/statement.py)
+      model_card.md, model_card.json  its model card (release/card.py)
       restricted/                     configuration, journal of steps, checkpoint, what ran; mode 0600
 
 The same command continues a killed run. Coins and noise of the remaining steps are fresh. A step that was begun and
@@ -65,7 +66,10 @@ from dptrain.training.loop import (
 from dptrain.training.losses import RECORD_LOSSES
 from dptrain.training.prepare import prepared_cohort
 
-OWN_ENTRIES = {"model.safetensors", "model.json", "statement.md", "statement.json", "restricted"}
+OWN_ENTRIES = {
+    "model.safetensors", "model.json", "model_card.md", "model_card.json", "statement.md", "statement.json",
+    "restricted"
+}  # fmt: skip
 log = logging.getLogger(__name__)
 
 

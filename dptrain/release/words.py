@@ -16,7 +16,7 @@ def as_markdown(statement: Mapping[str, Any]) -> str:
     else:
         unit = statement["unit"]["words"]
         lines += [
-            f"**(epsilon, delta) = ({_up(statement['epsilon'])}, {statement['delta']:g})** for {unit}.",
+            f"**(epsilon, delta) = ({epsilon_words(statement['epsilon'])}, {statement['delta']:g})** for {unit}.",
             "",
             "What this means: the limits on every attack in point 6. What it does not mean: point 7.",
         ]
@@ -57,7 +57,7 @@ def _unit(point: Mapping[str, Any]) -> list[str]:
     lines = [_sentence(point["words"])]
     if point["patient_epsilon"]:
         lines += ["", "| records of a patient | epsilon of the patient |", "|---|---|"]
-        lines += [f"| {records} | {_up(value)} |" for records, value in point["patient_epsilon"].items()]
+        lines += [f"| {records} | {epsilon_words(value)} |" for records, value in point["patient_epsilon"].items()]
     return lines
 
 
@@ -88,31 +88,33 @@ def _sampling(point: Mapping[str, Any]) -> list[str]:
 def _accounting(point: Mapping[str, Any]) -> list[str]:
     if point["epsilon"] is None:
         return [_sentence(point["words"])]
-    values = [f"{name.upper()} {_up(value)}" for name, value in point["by_accountant"].items() if value is not None]
+    values = [
+        f"{name.upper()} {epsilon_words(value)}" for name, value in point["by_accountant"].items() if value is not None
+    ]
     caps = point["caps"]
     return [
-        f"epsilon {_up(point['epsilon'])} at delta {point['delta']:g} by {point['accountant']} ({point['error']}). "
-        f"Side by side: {', '.join(values)}.",
+        f"epsilon {epsilon_words(point['epsilon'])} at delta {point['delta']:g} by {point['accountant']} "
+        f"({point['error']}). Side by side: {', '.join(values)}.",
         "",
         "No attack on one unit can do better than this:",
         "",
         "| | at most |",
         "|---|---|",
         *(
-            f"| members found (fraction) at a false-positive rate of {fpr} | {_cap(tpr)} |"
+            f"| members found (fraction) at a false-positive rate of {fpr} | {cap_words(tpr)} |"
             for fpr, tpr in caps["tpr_at_fpr"].items()
         ),
-        f"| AUC (0.5 = guessing) | {_cap(caps['auc'])} |",
-        f"| advantage (TPR - FPR) | {_cap(caps['advantage'])} |",
+        f"| AUC (0.5 = guessing) | {cap_words(caps['auc'])} |",
+        f"| advantage (TPR - FPR) | {cap_words(caps['advantage'])} |",
         *(
-            f"| belief that the unit was a member, from a prior of {prior} | {_cap(value)} |"
+            f"| belief that the unit was a member, from a prior of {prior} | {cap_words(value)} |"
             for prior, value in caps["posterior_at_prior"].items()
         ),
     ]
 
 
 def _tuning(point: Mapping[str, Any]) -> list[str]:
-    cost = "" if point.get("epsilon") is None else f" All together: epsilon {_up(point['epsilon'])}."
+    cost = "" if point.get("epsilon") is None else f" All together: epsilon {epsilon_words(point['epsilon'])}."
     return [f"Declared: {point['declared']}.{cost}"]
 
 
@@ -126,7 +128,9 @@ def _audit(point: Mapping[str, Any] | None) -> list[str]:
         f"- average attack ({attack['name']}): AUC {_range(attack, 'auc')}"
         + ("" if cap is None else f"; the guarantee allows {cap['auc']:.3f}"),
     ]
-    if point["patient_auc_p99"] is not None:
+    if point.get("withheld"):
+        lines.append(f"- the most exposed 1% of patients: {point['withheld']}")
+    elif point["patient_auc_p99"] is not None:
         chance = point["patient_auc_p99_null"]
         beside = "" if chance is None else f"; chance alone shows {chance:.3f}"
         lines.append(f"- the most exposed 1% of patients: patient AUC {point['patient_auc_p99']:.3f}{beside}")
@@ -148,11 +152,18 @@ def _lower_bound(bound: Mapping[str, Any] | None) -> list[str]:
 def _utility(point: Mapping[str, Any] | None) -> list[str]:
     if point is None:
         return ["All patients were trained on, so none is left to measure performance. See the study of the audit."]
-    rows = [("all", point["all"]), *((f"{group}: {value}", one) for group, values in point["groups"].items()
-                                    for value, one in values.items())]  # fmt: skip
     return [
         f"{point['metric']} on test patients that took no part in the training, 95% interval over patients.",
         "",
+        *group_performance(point),
+    ]
+
+
+def group_performance(point: Mapping[str, Any]) -> list[str]:
+    """Performance of all test patients and of each group, as a table."""
+    rows = [("all", point["all"]), *((f"{group}: {value}", one) for group, values in point["groups"].items()
+                                    for value, one in values.items())]  # fmt: skip
+    return [
         "| test patients | performance |",
         "|---|---|",
         *(f"| {name} | {_performance(one, point['smallest'])} |" for name, one in rows),
@@ -168,13 +179,13 @@ def _performance(one: Mapping[str, Any] | None, smallest: int) -> str:
 def _earlier(point: Mapping[str, Any]) -> list[str]:
     if not point["runs"]:
         return [_sentence(point["words"])]
-    total = "" if point["epsilon_of_all"] is None else f"epsilon {_up(point['epsilon_of_all'])}: "
+    total = "" if point["epsilon_of_all"] is None else f"epsilon {epsilon_words(point['epsilon_of_all'])}: "
     return [
         "| arm | cohort | state | patients | unit | epsilon |",
         "|---|---|---|---|---|---|",
         *(
             f"| {run['arm']} | {run['cohort']} | {run['state']} | {run['patients']} | {run['unit']} | "
-            f"{_up(run['epsilon'])} |"
+            f"{epsilon_words(run['epsilon'])} |"
             for run in point["runs"]
         ),
         "",
@@ -198,7 +209,7 @@ def _range(values: Mapping[str, Any], name: str) -> str:
     return f"{values[name]:.3f} ({values[f'{name}_low']:.3f} to {values[f'{name}_high']:.3f})"
 
 
-def _up(value: float | None) -> str:
+def epsilon_words(value: float | None) -> str:
     """Three significant digits, rounded up: a guarantee must not look better than it is."""
     if value is None:
         return "none found"
@@ -208,7 +219,7 @@ def _up(value: float | None) -> str:
     return f"{math.ceil(value / step - 1e-9) * step:.6g}"
 
 
-def _cap(value: float) -> str:
+def cap_words(value: float) -> str:
     """Four decimals, rounded up, at most 1."""
     return f"{min(1.0, math.ceil(value * 1e4 - 1e-9) / 1e4):.4f}"
 
