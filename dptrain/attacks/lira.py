@@ -7,13 +7,14 @@ models *except its twin*, every one of them, whatever the number on each side. T
 the result, O(N) memory; `lira_pieces` does not even hold the result.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from dptrain.attacks.checks import FloatArray, IntArray, checked_targets
 from dptrain.attacks.gaussian import (
+    Moments,
     Predictive,
     Prior,
     SpreadSums,
@@ -99,9 +100,9 @@ def lira_pieces(
     chosen = checked_targets(targets, references.num_models)
     for places, models in references.units(chosen):
         how = variance or default_variance(references.num_models - models.size)
-        prior_in, prior_out = fit_priors(references, models, how)
-        for records in slices(references.num_records):
-            inside, outside = references.without(models, records)
+        sides = [references.without(models, records) for records in slices(references.num_records)]
+        prior_in, prior_out = fit_priors(sides, references.num_records, how)
+        for records, (inside, outside) in zip(slices(references.num_records), sides, strict=True):
             p_out = predict_with(outside, how, prior_out)
             p_in = predict_with(inside, how, prior_in) if online else None
             for place in places:
@@ -124,16 +125,17 @@ def _collected(
     return scores_TN
 
 
-def fit_priors(references: References, models: IntArray, variance: Variance) -> tuple[Prior, Prior]:
-    """Return what all records say about the spread of IN and of OUT signals, without these models."""
-    stride = prior_stride(references.num_records)
+def fit_priors(sides: Sequence[tuple[Moments, Moments]], num_records: int, variance: Variance) -> tuple[Prior, Prior]:
+    """Return what all records say about the spread of IN and of OUT signals, from the moments of their pieces."""
+    stride = prior_stride(num_records)
     sums = [SpreadSums(0.0, 0.0), SpreadSums(0.0, 0.0)]
     samples: list[list[tuple[IntArray, FloatArray]]] = [[], []]
-    for records in slices(references.num_records):
-        sides = references.without(models, records)
-        for place, (side, other) in enumerate((sides, sides[::-1])):
+    start = 0
+    for both in sides:
+        for place, (side, other) in enumerate((both, both[::-1])):
             sums[place] += SpreadSums.of(side, other)
-            samples[place].append(prior_sample(side, stride, records.start))
+            samples[place].append(prior_sample(side, stride, start))
+        start += both[0].count_N.size
     counts_squares = [[np.concatenate(parts) for parts in zip(*side, strict=True)] for side in samples]
     prior_in, prior_out = (
         total.prior(count, squares, variance) for total, (count, squares) in zip(sums, counts_squares, strict=True)

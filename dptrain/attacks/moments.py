@@ -99,13 +99,18 @@ class References:
     def without(self, models: Sequence[int] | IntArray, records: slice) -> tuple[Moments, Moments]:
         """Return the IN and OUT moments of these records over all models but `models`."""
         count, total, square = self.count_2N[:, records], self.sum_2N[:, records], self.square_2N[:, records]
+        count, total, square = count.copy(), total.copy(), square.copy()
+        taken_2C = np.empty_like(total)
         for model in models:
             value_C = self.centred(int(model), records)
             member_C = self.membership[model, records]
-            taken_2C = np.stack([np.where(member_C, 0.0, value_C), np.where(member_C, value_C, 0.0)])
-            count = count - np.stack([~member_C, member_C])
-            total = total - taken_2C
-            square = square - taken_2C * taken_2C
+            np.multiply(value_C, member_C, out=taken_2C[1])
+            np.subtract(value_C, taken_2C[1], out=taken_2C[0])
+            count[1] -= member_C
+            count[0] -= ~member_C
+            total -= taken_2C
+            taken_2C *= taken_2C
+            square -= taken_2C
         filled = np.maximum(count, 1)
         mean = total / filled
         deviation = np.maximum(square - total * mean, 0.0) * (count > 1)

@@ -55,10 +55,11 @@ def reference_means(
         shift_C = values_MC.max(axis=0)
         probability_MC = np.exp(values_MC - shift_C)
         inside_MC = probability_MC * member_MC
-        in_UC = _outside_units(np.add.reduceat(inside_MC, starts, axis=0))
-        out_UC = _outside_units(np.add.reduceat(probability_MC - inside_MC, starts, axis=0))
-        num_in_UC = _outside_units(np.add.reduceat(member_MC.astype(np.float64), starts, axis=0))
-        num_out_UC = _outside_units(np.add.reduceat((~member_MC).astype(np.float64), starts, axis=0))
+        in_UC = _outside_units(_unit_sums(inside_MC, starts))
+        out_UC = _outside_units(_unit_sums(probability_MC - inside_MC, starts))
+        num_in_UC = _unit_sums(member_MC.astype(np.float64), starts)
+        num_in_UC = num_in_UC.sum(axis=0) - num_in_UC
+        num_out_UC = num_models - np.diff(starts, append=num_models)[:, None] - num_in_UC
         yield ReferenceMeans(
             records,
             _log_mean(in_UC, num_in_UC, shift_C),
@@ -66,6 +67,13 @@ def reference_means(
             num_in_UC,
             num_out_UC,
         )
+
+
+def _unit_sums(value_MC: FloatArray, starts: IntArray) -> FloatArray:
+    """The sum over the models of each unit; models stand together by unit."""
+    if 2 * starts.size == len(value_MC) and np.all(np.diff(starts) == 2):
+        return np.asarray(value_MC[0::2] + value_MC[1::2], dtype=np.float64)
+    return np.asarray(np.add.reduceat(value_MC, starts, axis=0), dtype=np.float64)
 
 
 def _outside_units(sum_UC: FloatArray) -> FloatArray:

@@ -74,9 +74,9 @@ def patient_attack_auc(
 def _held_out(references: References, models: IntArray, variance: Variance | None) -> Pieces:
     """Yield the scores of the held-out models, with parameters from all others."""
     how = variance or default_variance(references.num_models - models.size)
-    prior_in, prior_out = fit_priors(references, models, how)
-    for records in slices(references.num_records):
-        inside, outside = references.without(models, records)
+    sides = [references.without(models, records) for records in slices(references.num_records)]
+    prior_in, prior_out = fit_priors(sides, references.num_records, how)
+    for records, (inside, outside) in zip(slices(references.num_records), sides, strict=True):
         p_in, p_out = predict_with(inside, how, prior_in), predict_with(outside, how, prior_out)
         for place, model in enumerate(models):
             yield place, records, log_ratio(p_in, p_out, references.centred(int(model), records))

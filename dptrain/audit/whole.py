@@ -110,7 +110,7 @@ def audit_models(
     chosen = checked_targets(targets, len(answers.membership_MP))
     null_rng, group_rng, half_rng = rng.spawn(3)
     membership_MN = answers.membership_MP[:, answers.patient_N]
-    kinds = {attack.signal: answers.of_kind(attack.signal) for attack in attacks.values()}
+    kinds = {kind: answers.of_kind(kind) for kind in {attack.signal for attack in attacks.values()}}
 
     def run(attack: Attack) -> AttackSummary:
         scores_TP = _patient_scores(attack, *kinds[attack.signal], membership_MN, answers, chosen)
