@@ -212,6 +212,8 @@ def patients_csv(models: SavedModels, risk: PatientRisk) -> str:
     for name, values in (
         ("patient_auc", risk.patient_auc),
         ("standard_error", risk.standard_error),
+        ("low", risk.low),
+        ("high", risk.high),
         ("p_value", risk.p_value),
         ("p_adjusted", risk.p_adjusted),
         ("patient_attack_auc", risk.attack_auc),

@@ -12,6 +12,7 @@ from dptrain.audit.matched import Difference, PairedDifference, paired_differenc
 from dptrain.audit.null import NullDistribution, NullSummary, null_patient_auc, permuted_memberships
 from dptrain.audit.patients import (
     patient_auc,
+    patient_auc_interval,
     patient_auc_knolle2026,
     patient_auc_standard_error,
     patient_evidence,
@@ -58,6 +59,7 @@ __all__ = [
     "paired_difference",
     "patient_attack_auc",
     "patient_auc",
+    "patient_auc_interval",
     "patient_auc_knolle2026",
     "patient_auc_standard_error",
     "patient_evidence",

@@ -15,9 +15,9 @@ from dptrain.attacks.checks import BoolArray, IntArray
 from dptrain.attacks.protocol import Attack
 from dptrain.attacks.signals import Task
 from dptrain.audit.interval import Interval
+from dptrain.audit.mean_auc import mean_auc_interval
 from dptrain.audit.patients import patient_auc, patient_evidence
 from dptrain.audit.quantile import quantile_interval
-from dptrain.audit.risk import mean_interval
 from dptrain.audit.targets import AttackSummary
 from dptrain.audit.whole import FPRS, Answers, attack_summary
 
@@ -74,8 +74,9 @@ def access_table(
                 seen_log_probabilities(*population, task, policy) if population is not None else None
             ),
         )
-        area = patient_auc(patient_evidence(answers.signals, patient_N, answers.num_patients), membership_MP)
-        area = area[np.isfinite(area)]
+        evidence = patient_evidence(answers.signals, patient_N, answers.num_patients)
+        mean = mean_auc_interval(evidence, membership_MP, np.random.default_rng(0))
+        p99 = quantile_interval(patient_auc(evidence, membership_MP), 0.99)
         found = {name: attack_summary(attack, answers, targets, fprs) for name, attack in attacks.items()}
-        rows.append(AccessRow(policy.name, found, mean_interval(area), quantile_interval(area, 0.99)))
+        rows.append(AccessRow(policy.name, found, mean, p99))
     return tuple(rows)

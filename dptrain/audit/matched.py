@@ -94,7 +94,7 @@ def paired_difference(
             f"num_resamples={num_resamples}: expected at least 2 pairs of twins, 2 patients and 2 resamples."
         )
     auc_a, auc_b = patient_auc(a, membership), patient_auc(b, membership)
-    chosen_RH = _half_samples(num_pairs, num_resamples, rng)
+    chosen_RH = half_samples(num_pairs, num_resamples, rng)
     half_a_RP = half_sample_auc(a, membership, chosen_RH)
     half_b_RP = half_sample_auc(b, membership, chosen_RH)
     size = num_pairs // 2
@@ -184,7 +184,8 @@ def half_sample_auc(evidence_MP: FloatArray, membership_MP: BoolArray, chosen_RH
     return result_RP
 
 
-def _half_samples(num_pairs: int, num_resamples: int, rng: np.random.Generator) -> BoolArray:
+def half_samples(num_pairs: int, num_resamples: int, rng: np.random.Generator) -> BoolArray:
+    """Return (R, H) bool: random halves of H pairs."""
     base = np.zeros((num_resamples, num_pairs), dtype=np.bool_)
     base[:, : num_pairs // 2] = True
     return rng.permuted(base, axis=1)

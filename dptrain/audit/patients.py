@@ -124,6 +124,39 @@ def patient_auc_standard_error(auc_P: npt.ArrayLike, num_in: npt.ArrayLike, num_
         return np.asarray(np.sqrt((area * (1.0 - area) + pairs) / (n_in * n_out)), dtype=np.float64)
 
 
+def patient_auc_interval(
+    auc_P: npt.ArrayLike, num_in: npt.ArrayLike, num_out: npt.ArrayLike, confidence: float = 0.95
+) -> tuple[FloatArray, FloatArray]:
+    """Return (P,) low and high ends of the interval of each patient's AUC (Newcombe 2006, method 5, doi
+    10.1002/sim.2324).
+
+    The AUCs that are within 1.96 of *their own* standard errors of the one that was measured. So it stays within 0
+    and 1 and means something at an AUC of exactly 1, where the AUC +- 1.96 standard errors is a point. (That one covers
+    72 to 90% with 16 models.) NaN stays NaN.
+
+    Raises:
+        ValueError: AUCs outside 0..1, or a confidence outside (0, 1).
+    """
+    area = np.asarray(auc_P, dtype=np.float64)
+    if np.any((area < 0.0) | (area > 1.0)) or not 0.0 < confidence < 1.0:
+        raise ValueError(f"auc must lie in 0..1 and confidence={confidence} between 0 and 1.")
+    n_in, n_out = np.asarray(num_in, dtype=np.float64), np.asarray(num_out, dtype=np.float64)
+    deviate = float(stats.norm.ppf(0.5 + confidence / 2.0))
+    extra = (n_in + n_out) / 2.0 - 1.0
+    ends = []
+    for end in (0.0, 1.0):
+        far, near = np.full(area.shape, end), area.copy()
+        for _ in range(40):
+            middle = (far + near) / 2.0
+            spread = middle * (1.0 - middle)
+            spread *= 1.0 + extra * (1.0 - middle) / (2.0 - middle) + extra * middle / (1.0 + middle)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                within = np.abs(middle - area) <= deviate * np.sqrt(spread / (n_in * n_out))
+            far, near = np.where(within, far, middle), np.where(within, middle, near)
+        ends.append(np.where(np.isnan(area), np.nan, (far + near) / 2.0))
+    return ends[0], ends[1]
+
+
 def patient_auc_knolle2026(
     signals_MN: npt.ArrayLike,
     membership_MP: npt.ArrayLike,

@@ -11,9 +11,11 @@ from dptrain.audit.counts import THRESHOLDS, ExposedCount, exposed_counts
 from dptrain.audit.crossfit import patient_attack_auc
 from dptrain.audit.exposed import adjusted_p_values
 from dptrain.audit.interval import Interval
+from dptrain.audit.mean_auc import common_variance, mean_interval
 from dptrain.audit.null import NullDistribution, null_of_ranks
 from dptrain.audit.patients import (
     auc_from_ranks,
+    patient_auc_interval,
     patient_auc_knolle2026,
     patient_auc_standard_error,
     patient_evidence,
@@ -31,6 +33,9 @@ class PatientRisk:
 
     patient_auc: FloatArray
     standard_error: FloatArray
+    low: FloatArray
+    """Lower end of the 95% interval of each patient's AUC."""
+    high: FloatArray
     p_value: FloatArray
     p_adjusted: FloatArray
     """Smallest false discovery rate at which the patient is listed."""
@@ -64,7 +69,7 @@ def patient_risk(
         signals_MN: (M, N) finite signals, one per record. HIGHER MEANS MEMBER.
         membership_MP: (M, P) bool.
         patient_N: (N,) integers in 0..P-1.
-        rng: draws the null.
+        rng: draws the null, and the half-samples behind the interval of the mean.
         num_permutations: of the null.
 
     Raises:
@@ -73,23 +78,30 @@ def patient_risk(
     signals: Floats = np.asanyarray(signals_MN)
     num_patients = np.shape(membership_MP)[-1]
     membership = checked_membership(membership_MP, (signals.shape[0], num_patients))
-    ranks = patient_ranks(patient_evidence(signals, patient_N, num_patients))
+    evidence = patient_evidence(signals, patient_N, num_patients)
+    null_rng, half_rng = rng.spawn(2)
+    common = common_variance(evidence, membership, half_rng)
+    ranks = patient_ranks(evidence)
+    del evidence
     area = auc_from_ranks(ranks, membership)
-    null = null_of_ranks(ranks, membership, num_permutations, rng)
+    null = null_of_ranks(ranks, membership, num_permutations, null_rng)
     del ranks
     num_in = membership.sum(axis=0)
     p_value = null.p_values(area)
     p_adjusted = adjusted_p_values(p_value)
     known = area[np.isfinite(area)]
+    low, high = patient_auc_interval(area, num_in, len(membership) - num_in)
     enough = int(model_units(membership).max()) >= 1
     return PatientRisk(
         patient_auc=area,
         standard_error=patient_auc_standard_error(area, num_in, len(membership) - num_in),
+        low=low,
+        high=high,
         p_value=p_value,
         p_adjusted=p_adjusted,
         attack_auc=patient_attack_auc(signals, membership, patient_N) if enough else None,
         knolle2026=patient_auc_knolle2026(signals, membership, patient_N),
-        mean=mean_interval(known),
+        mean=mean_interval(known, common, len(membership) // 2 - 1),
         median=float(np.median(known)),
         p99=quantile_interval(known, 0.99),
         null_p99=null_quantile(null, 0.99),
@@ -99,10 +111,3 @@ def patient_risk(
         resolution=resolution(null),
         null=null,
     )
-
-
-def mean_interval(values_P: FloatArray) -> Interval:
-    """Return the mean with its interval; patients are taken as independent."""
-    value = float(values_P.mean())
-    error = float(values_P.std(ddof=1) / np.sqrt(values_P.size)) if values_P.size > 1 else float("inf")
-    return Interval(value, max(value - 1.959964 * error, 0.0), min(value + 1.959964 * error, 1.0))
