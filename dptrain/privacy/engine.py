@@ -121,6 +121,7 @@ class PrivateEngine:
                 "The last step failed half-way, and its clipped sums may still be in memory: a further step would add "
                 "them to its own. This engine cannot go on; start the training again."
             )
+        check_ascending(owner.numpy(force=True))
         self._is_inside_step = True
         self._optimizer.zero_grad(set_to_none=True)
         passes = list(_cut_at_units(owner, max_records)) if len(units) else []
@@ -192,6 +193,14 @@ class PrivateEngine:
         for param, sample in zip(self.params, samples, strict=True):
             param.grad_sample = sample
         return float(losses.detach().nan_to_num(0.0, 0.0, 0.0).sum())
+
+
+def check_ascending(owner: NDArray[np.int64]) -> None:
+    """Records of a unit stand together: what is apart would be clipped apart, and the unit count twice."""
+    if (owner[1:] < owner[:-1]).any():
+        raise PrivacyError(
+            "The records of a batch must be ordered by their units: a unit in two places is clipped twice."
+        )
 
 
 def stream_name(noise: torch.Generator | SecureStream) -> str:

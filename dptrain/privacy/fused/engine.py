@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dptrain.errors import PrivacyError
-from dptrain.privacy.engine import RecordLoss, stream_name
+from dptrain.privacy.engine import RecordLoss, check_ascending, stream_name
 from dptrain.privacy.fused.stack import Stack
 from dptrain.privacy.fused.tape import Segments, clip_weights
 from dptrain.privacy.ledger import Ledger
@@ -97,6 +97,8 @@ class FusedEngine:
         """
         if self._is_inside_step:
             raise PrivacyError("The last step failed half-way. This engine cannot go on; start the training again.")
+        for batch in batches:
+            check_ascending(batch.owner)
         self._is_inside_step = True
         stack = self.stack
         stack.gradient.zero_()

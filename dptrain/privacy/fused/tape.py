@@ -14,7 +14,7 @@ Shapes: K models, B records of each in a pass (padding included), N = K B rows, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 ROUNDINGS = 4.0
-"""Roundings of the dtype that may sit in a sum over pairs, relative to what was added up. They are charged to the norm,
-so that a unit whose records cancel is scaled down too much rather than too little."""
+"""Roundings of the dtype, relative to what was added up, that are charged to the squared norm of a sum: a unit whose
+records or tokens cancel is then scaled down too much rather than too little. With computed gradient G + e, where |e| is
+at most 2 eps S and S >= |G| is the sum of the parts' norms, (|G| + |e|)^2 <= |G|^2 + 4 eps S^2 up to terms in eps^2."""
 
 
 @dataclass(frozen=True)
@@ -102,19 +103,23 @@ class Outer:
 
     def record_norms(self) -> Tensor:
         """Without building the gradient: one number per record for T = 1, a T x T Gram matrix otherwise."""
-        if self.inputs.shape[1] == 1:
-            inputs = torch.linalg.vector_norm(self.inputs[:, 0], dim=1).square_()
-            grads = torch.linalg.vector_norm(self.grads[:, 0], dim=1).square_()
-            return inputs.add_(1.0).mul_(grads) if self.bias_sum is not None else inputs.mul_(grads)
-        return self._products(self.inputs, self.grads, self.inputs, self.grads)
+        tokens = self._token_norms()
+        if tokens.shape[1] == 1:
+            return tokens[:, 0]
+        return charged(self._products(self.inputs, self.grads, self.inputs, self.grads), tokens.sqrt().sum(1))
 
     def unit_norms(self, segments: Segments, record_norms: Tensor) -> Tensor:
         """Records of a unit, two by two."""
         left, right = segments.pairs
         cross = self._products(self.inputs[left], self.grads[left], self.inputs[right], self.grads[right])
         total = segments.add_up(record_norms).index_add_(0, segments.unit[left], cross, alpha=2.0)
-        largest = segments.add_up(record_norms.sqrt()).square_()
-        return total.clamp_(min=0.0).add_(largest, alpha=ROUNDINGS * torch.finfo(total.dtype).eps)
+        return charged(total, segments.add_up(self._token_norms().sqrt().sum(1)))
+
+    def _token_norms(self) -> Tensor:
+        """(N, T) squared norm of each token's part, |g_t|^2 (|a_t|^2 [+ 1])."""
+        inputs = torch.linalg.vector_norm(self.inputs, dim=2).square_()
+        grads = torch.linalg.vector_norm(self.grads, dim=2).square_()
+        return inputs.add_(1.0).mul_(grads) if self.bias_sum is not None else inputs.mul_(grads)
 
     def _products(self, a: Tensor, g: Tensor, b: Tensor, h: Tensor) -> Tensor:
         """(M,) sum over tokens t, s of (a_t . b_s [+ 1]) (g_t . h_s)."""
@@ -148,17 +153,15 @@ class Stored:
     """(N, P)."""
     total: Tensor
     """(K, P) sum of each model; added to."""
-    _units: tuple[Segments, Tensor] | None = field(default=None, init=False)
 
     def record_norms(self) -> Tensor:
         """Squared norms of rows."""
         return torch.linalg.vector_norm(self.rows, dim=1).square_()
 
     def unit_norms(self, segments: Segments, record_norms: Tensor) -> Tensor:
-        """Squared norms of the units' sums, which are kept for `add_weighted`."""
-        sums = segments.add_up(self.rows)
-        self._units = (segments, sums)
-        return torch.linalg.vector_norm(sums, dim=1).square_()
+        """Squared norms of the units' sums."""
+        squares = torch.linalg.vector_norm(segments.add_up(self.rows), dim=1).square_()
+        return charged(squares, segments.add_up(record_norms.sqrt()))
 
     def mask(self, keep: Tensor) -> None:
         """Rows of zeros."""
@@ -169,6 +172,12 @@ class Stored:
         models = len(self.total)
         rows = self.rows.view(models, -1, self.rows.shape[1])
         self.total.unsqueeze(1).baddbmm_(weight.view(models, 1, -1), rows)
+
+
+def charged(squares: Tensor, parts: Tensor) -> Tensor:
+    """(M,) squared norms of sums, with `ROUNDINGS` of what was added up on top; `parts` (M,) sums of the parts' norms.
+    May write to both."""
+    return squares.clamp_(min=0.0).add_(parts.square_(), alpha=ROUNDINGS * torch.finfo(squares.dtype).eps)
 
 
 def clip_weights(
