@@ -57,7 +57,7 @@ def _status(files: Sequence[Sequence[Source]], head: str) -> tuple[str, int]:
             if status is None:
                 try:
                     status = stat_signature(file)
-                except OSError:
+                except (OSError, ValueError):  # ValueError: a name that no file can have (a damaged header names it)
                     status = ("missing",)
                 statuses[file.path] = status
                 youngest = max([youngest, *(value for value in status[1:3] if isinstance(value, int))])

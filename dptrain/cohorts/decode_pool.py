@@ -103,8 +103,10 @@ class Worker:
                 if not np.isfinite(array).all():
                     raise ValueError("it has values that are NaN or infinite")
                 self._features[row] = array
-            except (ConfigError, MemoryError):
+            except ConfigError:
                 raise
+            except MemoryError:  # as a rule a damaged header that claims an enormous size
+                reasons[row] = "it needs more memory than there is: is it damaged, or a whole slide?"
             except Exception as error:  # decoders raise anything on damaged files
                 reasons[row] = describe(error)
             self._state[row] = DONE
@@ -114,9 +116,12 @@ class Worker:
 def describe(error: BaseException) -> str:
     """One line for people; the type only where the message does not speak for itself."""
     lines = str(error).strip().splitlines()
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
     if isinstance(error, (ValueError, FileNotFoundError, IsADirectoryError)) and lines:
         return lines[0][:300]
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+    detail = f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+    return f"it is damaged or of an unknown kind ({detail})"
 
 
 def _cut(rows: NDArray[np.int64]) -> list[list[int]]:

@@ -102,7 +102,10 @@ def decode_ecg(source: Source, spec: EcgSpec) -> NDArray[np.float32]:
 
 def to_array(signals: Signals, spec: EcgSpec) -> NDArray[np.float32]:
     """(leads, samples) from signals in millivolts: leads, missing samples, rate, length, normalisation."""
-    values = _fill(signals.values[_rows(signals.leads, spec.leads)], spec)
+    values = signals.values[_rows(signals.leads, spec.leads)]
+    if not values.shape[1]:
+        raise ValueError("it has no samples")
+    values = _fill(values, spec)
     values = _resample(values, signals.sampling_rate, spec.sampling_rate)
     length = spec.shape[1]
     num_known = values.shape[1]
@@ -112,7 +115,8 @@ def to_array(signals: Signals, spec: EcgSpec) -> NDArray[np.float32]:
     start = (num_known - length) // 2 if spec.crop == "center" and num_known > length else 0
     values = _normalise(values[:, start : start + length], spec)
     padded = np.zeros(spec.shape, dtype=np.float32)
-    padded[:, : values.shape[1]] = values
+    with np.errstate(over="ignore"):  # becomes infinite, which is refused
+        padded[:, : values.shape[1]] = values
     return padded
 
 

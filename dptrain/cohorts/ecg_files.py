@@ -21,6 +21,8 @@ MILLIVOLTS = {"v": 1000.0, "mv": 1.0, "uv": 0.001, "µv": 0.001, "μv": 0.001, "
 UNITS = ("V", "mV", "uV")
 PLAIN_SUFFIXES = (".npy", ".csv", ".tsv", ".txt")
 WFDB_SUFFIXES = (".hea", ".dat", ".mat")
+MIN_RATE, MAX_RATE = 1.0, 100_000.0
+"""Samples per second that a header may say; others are damage, and would resample to any length."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ def _wfdb(source: Source, unit: str | None) -> Signals:
                 assert file.member is not None
                 (Path(folder) / Path(file.member).name).write_bytes(read_bytes(file))
             record = _record(Path(folder) / Path(header.member).name)
+    if record.p_signal is None or not MIN_RATE <= float(record.fs) <= MAX_RATE:
+        raise ValueError(f"its header says {record.fs} samples per second and {record.n_sig} leads")
     values = np.asarray(record.p_signal, dtype=np.float64).T
     factors = [_factor(str(name), unit, lead) for name, lead in zip(record.units, record.sig_name, strict=True)]
     return Signals(values * np.array(factors)[:, None], tuple(record.sig_name), float(record.fs))

@@ -7,6 +7,8 @@ slope and intercept, compressed transfer syntaxes); what is a choice is done in 
 from __future__ import annotations
 
 import io
+import logging
+import math
 import warnings
 
 import numpy as np
@@ -19,6 +21,8 @@ from dptrain.cohorts.sources import Source, read_bytes
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NPY_START = b"\x93NUMPY"
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+MAX_VALUES = 1 << 29
+"""Values of the largest TIFF that is read (2 GB as float32): a damaged header can claim any size."""
 
 
 def read_pixels(source: Source, frame: int | None = None, dicom_window: bool = False) -> Pixels:
@@ -65,8 +69,11 @@ def _picture(data: bytes) -> Pixels:
 def _tiff(data: bytes) -> Pixels:
     """The first image of a TIFF; channels may lie in samples, planes or pages."""
     tifffile = library("tifffile", "imaging", "TIFF files")
+    tifffile.logger().setLevel(logging.CRITICAL)  # what is wrong with a file is said in the list of broken files
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page, series = file.pages[0], file.series[0]
+        if math.prod(series.shape) > MAX_VALUES:
+            raise ValueError(f"it says that its size is {series.shape}: more than {MAX_VALUES:,} values are not read")
         try:
             values, axes = series.asarray(), series.axes
         except (ValueError, ImportError) as error:
