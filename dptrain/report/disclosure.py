@@ -47,6 +47,8 @@ PUBLIC: Mapping[type, tuple[str, ...]] = {
     doc.Arm: ("label", "name", "long_name", "is_private", "num_parameters"),
     doc.GroupInArm: (),
     doc.Group: ("attribute", "group"),
+    doc.Choice: ("policy",),
+    doc.JudgedArm: ("label",),
     doc.Repeat: ("commands", "dptrain", "fingerprint", "settings"),
     doc.Document: ("not_tested", "audience", "remarks", "schema"),
 }  # fmt: skip

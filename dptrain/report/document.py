@@ -223,6 +223,27 @@ class Repeat:
 
 
 @dataclass(frozen=True)
+class JudgedArm:
+    """One arm under a policy."""
+
+    label: str
+    verdict: Remark
+    """Met, or the rules that are not, with their figures."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which epsilon a declared risk appetite allows."""
+
+    policy: str
+    """Name."""
+    description: Remark
+    answer: Remark
+    """The largest epsilon that meets the policy and what it costs, or why there is none."""
+    arms: tuple[JudgedArm, ...]
+
+
+@dataclass(frozen=True)
 class Document:
     """A study's report."""
 
@@ -234,6 +255,8 @@ class Document:
     groups: tuple[Group, ...]
     not_tested: tuple[str, ...]
     repeat: Repeat
+    choice: Choice | None = None
+    """None if no policy was named."""
     audience: str = "house"
     """house: whoever may see the study's results; release: after disclosure control."""
     remarks: tuple[str, ...] = field(default=())

@@ -67,10 +67,6 @@ def arm_figures(result: StudyResult, label: str, evidence: Evidence, seed: int) 
     arm = result.arm(label)
     one_record = result.num_records == result.num_patients
     level = None if arm.patient_level is None else arm.patient_level["epsilon"].get("max")
-    risk = arm.risk.patient_auc
-    groups = (
-        subgroup_risk(risk, result.groups, numpy_stream(seed, "groups", label)).groups if result.groups else ()
-    )
     return ArmFigures(
         label=label,
         unit=result.unit,
@@ -85,11 +81,23 @@ def arm_figures(result: StudyResult, label: str, evidence: Evidence, seed: int) 
         exposed={one.threshold: one for one in arm.risk.at_least},
         tpr_at_fpr=arm.attack.tpr_at_fpr,
         null_p99=arm.risk.null_p99.value,
-        groups=groups,
+        groups=_groups(result, label, seed),
         utility=arm.utility.mean,
         difference_to_none=None if arm.paired is None else arm.paired.utility,
         gain_over_baseline=None if arm.baseline is None else arm.baseline.difference,
     )
+
+
+def _groups(result: StudyResult, label: str, seed: int) -> tuple[GroupRisk, ...]:
+    """As in the report, whose details hold them already."""
+    if label in result.details:
+        known = result.details[label].groups
+        return () if known is None else known.groups
+    if not result.groups:
+        return ()
+    groups = {name: result.groups[name] for name in sorted(result.groups)}
+    risk = result.arm(label).risk.patient_auc
+    return subgroup_risk(risk, groups, numpy_stream(seed, "null", "groups", label)).groups
 
 
 def read_evidence(study: StudyFolder) -> dict[str, Evidence]:

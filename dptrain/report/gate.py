@@ -17,14 +17,20 @@ from dptrain.errors import StudyError
 from dptrain.options import near_miss
 from dptrain.report.analysis import analyse
 from dptrain.report.contradictions import GuaranteeRefuted
+from dptrain.report.document import Choice, JudgedArm
 from dptrain.report.figures import arm_figures, read_evidence
-from dptrain.report.judge import judge
+from dptrain.report.judge import ArmVerdict, judge
+from dptrain.report.leaves import Remark
 from dptrain.report.policy import Policy, load_policy
+from dptrain.report.results import StudyResult
 from dptrain.report.verdict import Verdict, as_dict, verdict_text
+from dptrain.report.which_epsilon import EpsilonChoice, choice_words, which_epsilon
 from dptrain.study.atomic import write_json
 from dptrain.study.folder import StudyFolder
 
 VERDICT = "verdict.json"
+CHOSEN = "chosen"
+"""In place of a label: the arm of the largest epsilon that meets the policy, or the one that comes closest."""
 log = logging.getLogger(__name__)
 
 
@@ -46,7 +52,7 @@ def parse(arguments: Sequence[str]) -> Request:
     )
     parser.add_argument("study", metavar="STUDY", help="folder of the study")
     parser.add_argument("--policy", required=True, help="strict, research, none, or a file (docs/gate.md)")
-    help_arm = "such as eps=3; may be repeated (default: every private arm)"
+    help_arm = "such as eps=3, or chosen; may be repeated (default: every private arm)"
     parser.add_argument("--arm", action="append", default=[], metavar="LABEL", help=help_arm)
     given = parser.parse_args(list(arguments))
     return Request(Path(given.study), given.policy, tuple(dict.fromkeys(given.arm)))
@@ -74,19 +80,47 @@ def _withdraw(path: Path) -> None:
         raise StudyError(f"Cannot replace the older verdict {path}: {error.strerror or error}.") from error
 
 
+def judge_arms(
+    study: StudyFolder, result: StudyResult, policy: Policy
+) -> tuple[dict[str, ArmVerdict], EpsilonChoice]:
+    """Every complete arm of an analysed study, judged, and the epsilon to choose."""
+    evidence, seed = read_evidence(study), int(study.settings["seed"])
+    figures = {arm.label: arm_figures(result, arm.label, evidence[arm.label], seed) for arm in result.arms}
+    verdicts = {label: judge(one, policy) for label, one in figures.items()}
+    return verdicts, which_epsilon(policy.name, figures, list(verdicts.values()))
+
+
 def judge_study(study: StudyFolder, policy: Policy, labels: Sequence[str] = ()) -> Verdict:
     """The verdict about some arms, or about every private one."""
-    asked = _arms(study, labels)
+    asked = _arms(study, [label for label in labels if label != CHOSEN])
     cohort = study.info["cohort"]
     about = (str(study.info["name"]), str(study.info["fingerprint"]), __version__, bool(cohort["simulated"]), policy)
     try:
         result = analyse(study)
     except GuaranteeRefuted as refuted:
-        return Verdict(*about, (), refuted.by_arm)
-    evidence = read_evidence(study)
-    seed = int(study.settings["seed"])
-    verdicts = [judge(arm_figures(result, label, evidence[label], seed), policy) for label in asked]
-    return Verdict(*about, tuple(verdicts), {})
+        return Verdict(*about, (), refuted.by_arm, None)
+    verdicts, choice = judge_arms(study, result, policy)
+    best = choice.chosen or choice.refused
+    wanted = [best if label == CHOSEN and best is not None else label for label in labels or asked]
+    return Verdict(*about, tuple(verdicts[label] for label in dict.fromkeys(wanted)), {}, choice)
+
+
+def choice_for_report(study: StudyFolder, result: StudyResult, policy: Policy) -> Choice:
+    """What a report document says about a policy."""
+    verdicts, choice = judge_arms(study, result, policy)
+    return Choice(
+        policy=policy.name,
+        description=Remark(policy.description),
+        answer=Remark(" ".join(choice_words(choice))),
+        arms=tuple(JudgedArm(label, Remark(_summary(verdicts[label]))) for label in choice.looked_at),
+    )
+
+
+def _summary(verdict: ArmVerdict) -> str:
+    failed = [rule for rule in verdict.rules if not rule.passed]
+    if not failed:
+        return f"met: {len(verdict.rules)} rules" if verdict.rules else "no limits"
+    return "not met. " + "; ".join(f"{rule.rule}: {rule.words}" for rule in failed)
 
 
 def _arms(study: StudyFolder, labels: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from dptrain.report.judge import ArmVerdict, RuleVerdict
 from dptrain.report.policy import Policy
 from dptrain.report.results import Estimate
+from dptrain.report.which_epsilon import EpsilonChoice, choice_words
 
 SCHEMA = 1
 """Raised when a key of verdict.json is renamed, removed or changes its meaning."""
@@ -30,6 +31,8 @@ class Verdict:
     arms: tuple[ArmVerdict, ...]
     refuted: Mapping[str, tuple[str, ...]]
     """Arms whose guarantee an attack refuted, and how; any of them fails the whole study."""
+    choice: EpsilonChoice | None
+    """Which epsilon, among all private arms of the study; None if a guarantee is refuted."""
 
     @property
     def passed(self) -> bool:
@@ -53,6 +56,8 @@ def verdict_text(verdict: Verdict) -> str:
     lines += ["", "Brackets: 95% interval; its unfavourable end is held against the limit."] if verdict.arms else []
     if not any(arm.rules for arm in verdict.arms) and not verdict.refuted:
         lines.append("This policy has no limits: a pass says nothing about risk.")
+    elif verdict.choice is not None:
+        lines += ["", "Which epsilon? " + " ".join(choice_words(verdict.choice))]
     names = ", ".join([arm.label for arm in verdict.arms] or verdict.refuted)
     lines.append(f"gate: {'PASS' if verdict.passed else 'FAIL'} ({names})")
     return "\n".join(lines)
@@ -75,6 +80,22 @@ def as_dict(verdict: Verdict) -> dict[str, Any]:
             {"label": arm.label, "passed": arm.passed, "rules": [_rule(rule) for rule in arm.rules]}
             for arm in verdict.arms
         ],
+        "choice": None if verdict.choice is None else _choice(verdict.choice),
+    }
+
+
+def _choice(choice: EpsilonChoice) -> dict[str, Any]:
+    return {
+        "looked_at": list(choice.looked_at),
+        "chosen": choice.chosen,
+        "data_cannot_tell": choice.data_cannot_tell,
+        "stopped_at": choice.stopped_at,
+        "refused": choice.refused,
+        "cannot_tell": list(choice.cannot_tell),
+        "overlapping": list(choice.overlapping),
+        "utility": _figure(choice.utility),
+        "loss": _figure(choice.loss),
+        "words": list(choice_words(choice)),
     }
 
 

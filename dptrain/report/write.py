@@ -6,6 +6,7 @@ import contextlib
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dptrain.report import charts, tensorboard
@@ -15,7 +16,9 @@ from dptrain.report.bundle import FOLDER as RELEASE
 from dptrain.report.bundle import write_release
 from dptrain.report.contradictions import GuaranteeRefuted
 from dptrain.report.document import Document
+from dptrain.report.gate import choice_for_report
 from dptrain.report.page.render import render
+from dptrain.report.policy import Policy
 from dptrain.report.pseudonyms import study_domain
 from dptrain.report.restricted import write_restricted
 from dptrain.report.results import StudyResult
@@ -37,11 +40,13 @@ def write_report(
     pages: bool = False,
     key_file: Path | None = None,
     rule: Rule | None = None,
+    policy: Policy | None = None,
 ) -> Path:
     """Analyse the study and write chart, tables and TensorBoard runs; returns the path of tradeoff.png.
 
     With `pages` also the report's pages, for the house (`report/`) and, under disclosure control by `rule`, for release
-    (`release/`); they need a longer analysis. `key_file` is the key of the pseudonyms; by default the house's.
+    (`release/`); they need a longer analysis. With a `policy` they say which epsilon meets it. `key_file` is the key of
+    the pseudonyms; by default the house's.
 
     Raises:
         StudyError: no study, no complete arm, or the folder cannot be written.
@@ -62,6 +67,8 @@ def write_report(
     chart = write_result(path, result, tensorboard_runs=tensorboard_runs)
     if pages:
         document = document_of(result, study.info, {arm.label: study.ledgers(arm.label) for arm in result.arms})
+        if policy is not None:
+            document = replace(document, choice=choice_for_report(study, result, policy))
         write_pages(path, document)
         write_release(path, document, rule or Rule(), study.cohort().patient_ids.tolist())
     return chart

@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 
 from dptrain import cli
+from dptrain.errors import ConfigError
 from dptrain.report import gate as gate_module
+from dptrain.report import report_command
+from dptrain.report.analysis import analyse
 from dptrain.report.contradictions import GuaranteeRefuted
+from dptrain.report.policy import load_policy
+from dptrain.study.folder import StudyFolder
 
 TINY = ("fleet.num_models=4", "fleet.workers=1", "training.num_steps=5", "training.private.num_steps=3",
         "attack.num_permutations=20", "attack.num_bootstrap=20", "study.tensorboard=false",
@@ -176,3 +181,38 @@ def test_an_unexpected_failure_is_2_and_not_a_verdict(capsys, study, lax, monkey
     monkeypatch.setattr(gate_module, "analyse", broken)
     assert call(capsys, str(study), "--policy", lax)[0] == 2
     assert not (study / "verdict.json").exists()
+
+
+def test_the_chosen_arm_can_be_asked_about(capsys, study, tmp_path):
+    (tmp_path / "four.yaml").write_text("privacy: {max_epsilon: 4}")
+    code, text = call(capsys, str(study), "--policy", str(tmp_path / "four.yaml"), "--arm", "chosen")
+    assert code == 0
+    assert "gate: PASS (eps=3)" in text
+    assert "The largest epsilon that meets the policy four is that of eps=3" in text
+    assert json.loads((study / "verdict.json").read_text())["choice"]["chosen"] == "eps=3"
+    (tmp_path / "one.yaml").write_text("privacy: {max_epsilon: 1}")
+    code, text = call(capsys, str(study), "--policy", str(tmp_path / "one.yaml"), "--arm", "chosen")
+    assert code == 1
+    assert "No epsilon of this study meets the policy one" in text
+
+
+def test_the_report_says_which_epsilon(study, tmp_path):
+    (tmp_path / "four.yaml").write_text("description: Ours\nprivacy: {max_epsilon: 4}")
+    policy = load_policy(str(tmp_path / "four.yaml"))
+    opened = StudyFolder.open(study)
+    choice = gate_module.choice_for_report(opened, analyse(opened), policy)
+    assert (choice.policy, choice.description.text) == ("four", "Ours")
+    assert "is that of eps=3" in str(choice.answer.text)
+    assert [one.label for one in choice.arms] == ["eps=3", "eps=8"]
+    assert choice.arms[0].verdict.text == "met: 1 rules"
+    assert "privacy.max_epsilon" in str(choice.arms[1].verdict.text)
+
+
+def test_the_report_is_given_the_policy(capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(report_command, "write_report", lambda study, **given: asked.append(given["policy"]))
+    report_command.answer(["nowhere"])
+    report_command.answer(["nowhere", "--policy", "strict"])
+    assert asked == [None, load_policy("strict")]
+    with pytest.raises(ConfigError, match="policy='strickt' is neither a file nor one of"):
+        report_command.answer(["nowhere", "--policy", "strickt"])

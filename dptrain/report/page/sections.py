@@ -54,6 +54,7 @@ def sections(document: Document) -> tuple[Section, ...]:
     """All parts of a study's page after the summary."""
     found = [
         _trade_off(document),
+        which_epsilon_section(document),
         _survival(document),
         _paired(document),
         _groups(document),
@@ -85,6 +86,20 @@ def _trade_off(document: Document) -> Section:
         f"One point for each of: {labels}. Across: 99th percentile of the patients' attack AUC; up: AUROC.",
     )
     return Section("tradeoff", title, (), drawn, caption, described, (tables.trade_off(document),))
+
+
+def which_epsilon_section(document: Document) -> Section | None:
+    """The answer for a policy; None if no policy was named."""
+    choice = document.choice
+    if choice is None:
+        return None
+    description = choice.description.text
+    before = (
+        f"The policy is “{choice.policy}”{f': {description}' if description else ''}. A limit counts as kept only if "
+        "the unfavourable end of the 95% interval keeps it: where the data cannot tell, the answer is no.",
+        choice.answer.withheld or choice.answer.text or "",
+    )
+    return Section("policy", "Which epsilon?", before, tables=(tables.policy(document),))
 
 
 def _survival(document: Document) -> Section:

@@ -53,6 +53,14 @@ def trade_off(document: Document) -> Table:
     )
 
 
+def policy(document: Document) -> Table:
+    """Every arm under the policy."""
+    assert document.choice is not None
+    names = {arm.label: arm.name for arm in document.arms}
+    rows = [(names[one.label], one.verdict.withheld or one.verdict.text or "") for one in document.choice.arms]
+    return Table("", ("level of privacy", f"policy “{document.choice.policy}”"), tuple(rows))
+
+
 def exposed(document: Document) -> tuple[Table, ...]:
     """Numbers of patients above thresholds, and the winner's curse."""
     word = document.summary.patient_word
