@@ -269,11 +269,12 @@ def _asked_for(composed: DictConfig) -> str:
 
 def run_job(config: Config) -> None:
     """The whole job of one configuration."""
+    from dptrain.report.enough import headline_widths
     from dptrain.report.write import write_report
     from dptrain.study.runner import run_study
 
     start = time.monotonic()
-    study = run_study(config)
+    study = run_study(config, headline_widths)
     key_file = None if config.study.key_file is None else Path(config.study.key_file)
     write_report(study.path, tensorboard_runs=config.study.tensorboard, key_file=key_file)
     from dptrain.progress import format_duration

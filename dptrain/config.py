@@ -294,12 +294,23 @@ class PrivacyConfig:
         _raise_if(problems)
 
 
+HEADLINES = ("patient_auc_p99", "attack_auc", "count_0.9")
+
+
 @dataclass(frozen=True)
 class FleetConfig:
     """The models of an arm and how they are cut into blocks."""
 
     num_models: int = 64
-    """M: models per arm, in twins; even and at least 4."""
+    """M: models per arm, in twins; even and at least 4. `auto` (0) adds twins until the interval of `headline` is as
+    narrow as `headline_width` in every arm."""
+    headline: str = "patient_auc_p99"
+    """With `auto`: the figure that must be known so well. `patient_auc_p99`, `attack_auc`, or `count_0.9`, the fraction
+    of patients with a patient AUC of at least 0.9."""
+    headline_width: float = 0.02
+    """With `auto`: largest width of its 95% interval over models."""
+    max_models: int = 256
+    """With `auto`: never more models per arm than this."""
     block_size: int = 4
     """Models trained and written together. A killed block is trained again as a whole."""
     workers: int = 0
@@ -310,10 +321,17 @@ class FleetConfig:
 
     def __post_init__(self) -> None:
         problems: list[str] = []
-        if self.num_models < 4 or self.num_models % 2:
+        if self.headline not in HEADLINES:
+            problems.append(f"fleet.headline={self.headline!r} must be one of {', '.join(HEADLINES)}.")
+        if not 0 < self.headline_width < 1:
+            problems.append(f"fleet.headline_width={self.headline_width} must be in (0, 1): the width of an interval.")
+        if self.max_models < 8:
+            problems.append(f"fleet.max_models={self.max_models} must be at least 8.")
+        if self.num_models and (self.num_models < 4 or self.num_models % 2):
             problems.append(
                 f"fleet.num_models={self.num_models} must be even and at least 4: models come in twins trained on "
-                "complementary halves of the patients, and an attack needs at least one other pair to calibrate on."
+                "complementary halves of the patients, and an attack needs at least one other pair to calibrate on. Or "
+                "auto."
             )
         if self.block_size < 1:
             problems.append(f"fleet.block_size={self.block_size} must be >= 1.")
@@ -534,6 +552,8 @@ def _convert(hint: Any, value: Any, name: str, problems: list[str]) -> Any:
         if value is None:
             return None
         hint = next(arg for arg in hint.__args__ if arg is not type(None))
+    if name == "fleet.num_models" and value == "auto":
+        return 0
     if hint is bool and isinstance(value, bool):
         return value
     if hint is str and isinstance(value, (str, int, float)) and not isinstance(value, bool):

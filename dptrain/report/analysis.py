@@ -18,6 +18,7 @@ from dptrain.attacks.signals import compute_signals
 from dptrain.attacks.twins import model_units
 from dptrain.audit.counts import THRESHOLDS, exposed_counts
 from dptrain.audit.crossfit import patient_attack_auc
+from dptrain.audit.enough import Stability, stability
 from dptrain.audit.matched import Difference, paired_difference
 from dptrain.audit.null import NullDistribution, null_patient_auc
 from dptrain.audit.patients import patient_auc, patient_evidence
@@ -52,6 +53,7 @@ from dptrain.training.arms import arm_from_label
 from dptrain.training.utility import METRIC_NAMES
 
 PAIRED_THRESHOLDS = (0.8, 0.9)
+STABILITY_PATIENTS = 20_000
 
 
 def analyse(study: StudyLike, *, details: bool = False) -> StudyResult:
@@ -127,6 +129,7 @@ def analyse(study: StudyLike, *, details: bool = False) -> StudyResult:
                 patient_level=arm.patient_level,
                 accounting=arm.accounting,
                 lower_bound=_lower_bound(study, arm, membership),
+                stability=_stability(study, arm.label, evidence, membership),
             )
         )
     refuted = merged(contradictions(results, wins, membership), refuted_by_canaries(results))
@@ -147,6 +150,7 @@ def analyse(study: StudyLike, *, details: bool = False) -> StudyResult:
         null=_null_band(nulls),
         arms=tuple(results),
         warnings=cohort.warnings,
+        growth=study.growth(),
         details=found,
     )
 
@@ -321,6 +325,15 @@ def _lower_bound(study: StudyLike, arm: ArmLike, membership: NDArray[np.bool_]) 
         return None
     delta = study.settings["privacy"]["delta"] if arm.delta is None else arm.delta
     return bound_of_arm(canaries, study.cohort().task, membership, float(delta))
+
+
+def _stability(
+    study: StudyLike, label: str, evidence: NDArray[np.float64], membership: NDArray[np.bool_]
+) -> tuple[Stability, ...]:
+    """On at most `STABILITY_PATIENTS` of the patients, evenly spaced: more would not make it surer, only slower."""
+    step = -(-membership.shape[1] // STABILITY_PATIENTS)
+    rng = numpy_stream(study.settings["seed"], "bootstrap", "stability", label)
+    return stability(evidence[:, ::step], membership[:, ::step], model_units(membership), rng)
 
 
 def _curves(study: StudyLike, label: str) -> Curves:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dptrain.audit.counts import ExposedCount
+from dptrain.audit.enough import Stability
 from dptrain.audit.lower_bound import EpsilonLowerBound
 from dptrain.cohorts.cohort import Cohort
 from dptrain.privacy.tradeoff import TradeOff
@@ -66,6 +67,7 @@ class StudyLike(Protocol):
     def baseline(self, label: str) -> Any: ...
     def logits(self, label: str) -> NDArray[np.float32]: ...
     def canaries(self, label: str) -> Any: ...
+    def growth(self) -> dict[str, Any] | None: ...
     def curves(self, label: str) -> dict[str, NDArray[np.float64]]: ...
 
 
@@ -222,6 +224,8 @@ class ArmResult:
 
     lower_bound: LowerBoundResult | None = None
     """None without planted canaries."""
+    stability: tuple[Stability, ...] = ()
+    """How far two fleets agree on who is exposed, by number of models; empty with few."""
 
     @property
     def is_private(self) -> bool:
@@ -279,6 +283,8 @@ class StudyResult:
     """none, matched, clip, then epsilon falling."""
     warnings: tuple[str, ...] = ()
     """What the reader must know, one sentence each."""
+    growth: Mapping[str, Any] | None = None
+    """With `fleet.num_models=auto`: what was asked and what the study did."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """`details.ArmDetails` by label of the arm, if they were asked for."""
 

@@ -16,6 +16,7 @@ from typing import Any
 from dptrain.audit.counts import ExposedCount
 from dptrain.report import canaries
 from dptrain.report.csv_text import csv_table
+from dptrain.report.enough import stability_as_dict
 from dptrain.report.results import ArmResult, BaselineResult, CapResult, Estimate, PairedResult, StudyResult
 
 SCHEMA = 1
@@ -40,6 +41,7 @@ def as_dict(result: StudyResult) -> dict[str, Any]:
         "model": result.model,
         "unit": result.unit,
         "num_models": result.num_models,
+        "fleet": None if result.growth is None else dict(result.growth),
         "num_patients": result.num_patients,
         "num_records": result.num_records,
         "num_test_patients": result.num_test_patients,
@@ -71,6 +73,7 @@ def _arm(arm: ArmResult) -> dict[str, Any]:
         "risk": _risk(arm),
         "paired": None if arm.paired is None else _paired(arm.paired),
         "cap": None if arm.cap is None else cap_as_dict(arm.cap),
+        "stability": stability_as_dict(arm.stability),
         "lower_bound": None if arm.lower_bound is None else canaries.as_dict(arm.lower_bound),
         "baseline": None if arm.baseline is None else _baseline(arm.baseline),
         **({} if arm.patient_level is None else {"patient_level": {k: dict(v) for k, v in arm.patient_level.items()}}),

@@ -1,6 +1,7 @@
 """`StudyFolder`: what lies where in a study, how it is created, opened and read.
 
     study.json                       schema, frozen configuration, cohort summary, fingerprints
+    fleet.json                       only with fleet.num_models=auto: how many models there are, and why
     arms/<label>/arm.json            mechanism and accounting of an arm, written before it is trained
     arms/<label>/refuted.txt         only where an attack did better than the arm's guarantee allows: how
     restricted/cohort/*.npy          the cohort's arrays (memory-mapped by workers and reports)
@@ -30,6 +31,7 @@ from dptrain.cohorts.membership import draw_membership
 from dptrain.config import Config, ModelConfig, parse_config
 from dptrain.errors import StudyError
 from dptrain.seeding import stream_seed
+from dptrain.study import growth
 from dptrain.study.atomic import make_folder, write_array, write_json
 from dptrain.study.blocks import block_models, block_path, num_blocks, read_block
 from dptrain.study.claims import Watch, claim
@@ -54,7 +56,17 @@ REFUTED = "refuted.txt"
 """File in an arm's folder: this arm's epsilon does not hold, and why."""
 POLL_S = 0.5
 log = logging.getLogger(__name__)
-OWN_ENTRIES = {"study.json", "arms", "restricted", "release", "report", "hydra", "tensorboard", "dptrain.log"}
+OWN_ENTRIES = {
+    "study.json",
+    "fleet.json",
+    "arms",
+    "restricted",
+    "release",
+    "report",
+    "hydra",
+    "tensorboard",
+    "dptrain.log",
+}
 
 
 @dataclass(frozen=True)
@@ -132,7 +144,7 @@ class StudyFolder:
                 f"{file} has schema={info.get('schema')!r}, this dptrain reads {SCHEMA}. Use the version that made it "
                 f"({info.get('dptrain')})."
             )
-        return cls(path, info["settings"], info)
+        return cls(path, info["settings"], _with_fleet(path, info))
 
     @classmethod
     def create_or_open(cls, path: str | Path, config: Config, cohort: Cohort) -> StudyFolder:
@@ -172,7 +184,15 @@ class StudyFolder:
     def _create(cls, path: Path, settings: dict[str, Any], config: Config, cohort: Cohort) -> StudyFolder:
         """Write a new study; `study.json` comes last and makes it one."""
         _write_cohort(path, cohort)
-        membership = draw_membership(config.seed, config.fleet.num_models, len(cohort.train_patients))
+        num_models = config.fleet.num_models
+        if not num_models:
+            block_size = config.fleet.block_size
+            growth.begin(
+                path,
+                growth.models_at_first(block_size, config.baseline.num_models, config.fleet.max_models),
+            )
+            num_models = growth.largest_fleet(block_size, config.fleet.max_models)
+        membership = draw_membership(config.seed, num_models, len(cohort.train_patients))
         write_array(path / "restricted" / "membership.npy", membership)
         info = {
             "schema": SCHEMA,
@@ -184,7 +204,7 @@ class StudyFolder:
             "cohort": _cohort_summary(cohort),
         }
         write_json(path / "study.json", info)
-        return cls(path, settings, info)
+        return cls(path, settings, _with_fleet(path, info))
 
     def _warn_of_ignored(self, config: Config) -> None:
         """Say what of this run's settings and software has no say in a study that is there already."""
@@ -209,8 +229,21 @@ class StudyFolder:
 
     @property
     def num_models(self) -> int:
-        """M."""
-        return int(self.settings["fleet"]["num_models"])
+        """M; with `fleet.num_models=auto` as many as there were when this object was made: a study that grows while it
+        is read stays as it was for the reader."""
+        return int(self.info["fleet"]["num_models"] if self.is_growing else self.settings["fleet"]["num_models"])
+
+    @property
+    def is_growing(self) -> bool:
+        """Whether the number of models was left to the study."""
+        return bool(self.settings["fleet"]["num_models"] == growth.AUTO)
+
+    def growth(self) -> dict[str, Any] | None:
+        """What was asked of a growing study and what it did; None for a fixed number of models."""
+        if not self.is_growing:
+            return None
+        asked = {name: self.settings["fleet"][name] for name in ("headline", "headline_width", "max_models")}
+        return {**asked, **self.info["fleet"]}
 
     def config(self) -> Config:
         """The frozen configuration as a `Config` (the free settings have neutral values)."""
@@ -234,8 +267,8 @@ class StudyFolder:
 
     def training_membership(self) -> NDArray[np.bool_]:
         """(M, P_train + C); columns are `training_cohort().train_patients`, canaries last."""
-        array: NDArray[np.bool_] = np.load(self.path / "restricted" / "membership.npy")
-        return array
+        array: NDArray[np.bool_] = np.load(self.path / "restricted" / "membership.npy", mmap_mode="r")
+        return np.array(array[: self.num_models])
 
     @property
     def num_canaries(self) -> int:
@@ -328,6 +361,11 @@ class StudyFolder:
 
     def _block(self, label: str, index: int) -> dict[str, NDArray[Any]]:
         return read_block(self.path, label, index)
+
+
+def _with_fleet(path: Path, info: dict[str, Any]) -> dict[str, Any]:
+    """study.json, and how far a growing study has grown."""
+    return {**info, "fleet": growth.state(path)} if info["settings"]["fleet"]["num_models"] == growth.AUTO else info
 
 
 def _check_unused(path: Path) -> None:

@@ -53,6 +53,11 @@ def freeze(config: Config) -> dict[str, Any]:
     for key in FREE_DATA_OPTIONS:
         settings["data"]["options"].pop(key, None)
     settings["model"]["options"] = options_without_encoder(config.model)
+    if config.fleet.num_models:
+        for key in ("headline", "headline_width", "max_models"):
+            settings["fleet"].pop(key)
+    else:
+        settings["fleet"]["num_models"] = "auto"
     settings.pop("release")
     settings.pop("screen")
     if not config.audit.canaries:

@@ -7,9 +7,11 @@ the same time; claims keep them from doing the same block.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from dptrain.privacy.ledger import shared_noise
 from dptrain.privacy.mechanism import Mechanism
 from dptrain.privacy.patient_level import cohort_patient_level
 from dptrain.privacy.verify import void_reasons
+from dptrain.study import growth
 from dptrain.study.atomic import write_array, write_json
 from dptrain.study.blocks import block_path, is_sound
 from dptrain.study.folder import BASELINE, ArmRecord, StudyFolder, config_of
@@ -49,18 +52,38 @@ def prepare_study(config: Config) -> StudyFolder:
     return StudyFolder.create_or_open(config.study.dir, config, cohort)
 
 
-def run_study(config: Config) -> StudyFolder:
-    """Bring the study to where every arm that this run asks for is complete."""
+Look = Callable[[StudyFolder, Sequence[str]], Mapping[str, float]]
+"""(study, labels of complete arms) -> width of the chosen headline's interval in each; given by who judges a study."""
+
+
+def run_study(config: Config, look: Look | None = None) -> StudyFolder:
+    """Bring the study to where every arm that this run asks for is complete, and, with `fleet.num_models=auto`, where
+    `look` finds no interval wider than asked in any arm that was begun."""
     study = prepare_study(config)
     labels = []
     for arm in arms_of_run(config.privacy):
         labels.append(begin_arm(study, arm).label)
         if config.baseline.num_models and arm.kind in ("none", "private"):
             labels.append(begin_arm(study, arm, is_baseline=True).label)
-    check_private_arms(study, labels)
-    train_missing(study, labels, config.fleet.workers or num_cores())
-    verify_private_arms(study, labels)
-    return study
+    while True:
+        everyone = labels if not study.is_growing else [*labels, *others_begun(study, labels)]
+        check_private_arms(study, everyone)
+        train_missing(study, everyone, config.fleet.workers or num_cores())
+        verify_private_arms(study, everyone)
+        if look is None or not study.is_growing:
+            return study
+        arms = [label for label in everyone if not label.startswith(BASELINE)]
+        seen = functools.partial(look, study, arms)
+        if not growth.grow(study.path, seen, study.settings["fleet"], study.block_size, study.num_models):
+            return StudyFolder.open(study.path)
+        study = StudyFolder.open(study.path)
+
+
+def others_begun(study: StudyFolder, labels: Sequence[str]) -> list[str]:
+    """Arms that other runs began, and the baselines beside them: all arms of a study have the same number of models."""
+    arms = study.arm_labels()
+    beside = [f"{BASELINE}{label}" for label in arms if study.arm_path(f"{BASELINE}{label}").exists()]
+    return [label for label in (*arms, *beside) if label not in labels]
 
 
 def num_cores() -> int:

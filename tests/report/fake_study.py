@@ -118,6 +118,9 @@ class FakeStudy:
         signal = difficulty + rng.normal(0, 1, shape) + exposed[:, cohort.patient, None]
         return (sign * signal).astype(np.float32)
 
+    def growth(self) -> None:
+        """The number of models was given."""
+
     def canaries(self, label: str) -> None:
         """None were planted."""
 
