@@ -22,6 +22,7 @@ sweep with a typing error in its last value fails before its first training.
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import logging
 import sys
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -120,7 +122,9 @@ def run_sweep(arguments: list[str]) -> None:
     if not any(
         flag in arguments for flag in ("--help", "-h", "--hydra-help", "--version", "--info", "-i", "--cfg", "-c")
     ):
-        check_early(overrides)
+        num_shards = check_early(overrides).fleet.shards
+        if num_shards > 1:
+            arguments = as_shards(arguments, overrides, num_shards)
     sys.argv = [sys.argv[0], *arguments]
     runner = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_job)
     runner()
@@ -146,33 +150,100 @@ def _flag_values(arguments: list[str]) -> set[str]:
     return {value for flag, value in itertools.pairwise(arguments) if flag in flags}
 
 
-def check_early(overrides: list[str]) -> None:
-    """Check all settings, and each value of a sweep with the others at their first; raises ConfigError."""
+def swept_values(overrides: list[str]) -> dict[str, list[str]]:
+    """`name=value` for each value of every setting, by name; raises ConfigError if Hydra cannot read one."""
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except HydraException as error:
         raise ConfigError(_unreadable(error)) from error
-    first: list[str] = []
-    variants: list[list[str]] = []
+    values: dict[str, list[str]] = {}
     for override in parsed:
+        name = override.get_key_element()
         if override.is_sweep_override() and override.is_discrete_sweep():
-            values = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-            first.append(values[0])
-            variants += [[value] for value in values[1:]]
+            values[name] = [f"{name}={value}" for value in override.sweep_string_iterator()]
         elif override.input_line is not None:
-            first.append(override.input_line)
+            values[name] = [override.input_line]
+    return values
+
+
+def check_early(overrides: list[str]) -> Config:
+    """Check all settings, and each value of a sweep with the others at their first; raises ConfigError. Returns the
+    configuration with all at their first."""
+    values = swept_values(overrides)
+    first = [each[0] for each in values.values()]
+    variants = [[value] for each in values.values() for value in each[1:]]
     problems: list[str] = []
-    targets: set[str] = set()
+    configs: list[Config] = []
     for extra in [[], *variants]:
         try:
             config = compose(first + extra)
-            targets.add(config.privacy.target)
+            configs.append(config)
             check_folder(Path(config.study.dir))
+            check_launcher(overrides)
         except DptrainError as error:
             problems += [problem for problem in error.problems if problem not in problems]
     if problems:
         raise ConfigError(problems)
-    warn_of_ignored({override.get_key_element() for override in parsed}, targets)
+    warn_of_ignored(set(values), {config.privacy.target for config in configs})
+    return configs[0]
+
+
+def check_launcher(overrides: list[str]) -> None:
+    """Raise ConfigError if a launcher was asked for whose package is not there."""
+    for launcher, module, package in (
+        ("submitit", "hydra_plugins.hydra_submitit_launcher", "dptrain[slurm]"),
+        ("ray", "hydra_plugins.hydra_ray_launcher", "hydra-ray-launcher"),
+    ):
+        asked = [item for item in overrides if item.startswith(f"hydra/launcher={launcher}")]
+        if asked and importlib.util.find_spec(module) is None:
+            raise ConfigError(f"{asked[0]} needs a package that is not installed: pip install '{package}'.")
+
+
+def as_shards(arguments: list[str], overrides: list[str], num_shards: int) -> list[str]:
+    """Arguments of a sweep over shards: each brings all arms of the study to completion, together with the others.
+
+    Whatever is swept below `privacy` becomes the list of arms; other sweeps (over models, say) remain. Raises
+    ConfigError if they ask for different arms.
+    """
+    if not any(item.startswith("hydra/launcher=") for item in overrides):
+        log.warning(
+            "fleet.shards=%d without hydra/launcher=... runs one shard after another. On one machine fleet.workers "
+            "uses all cores; docs/cluster.md has the rest.",
+            num_shards,
+        )
+    values = swept_values(overrides)
+    privacy = [each for name, each in values.items() if name.startswith("privacy.")]
+    others = [each for name, each in values.items() if not name.startswith("privacy.")]
+    first = [each[0] for each in others]
+    found = [arm_labels(first + [value], privacy) for each in others for value in each[1:]]
+    labels = arm_labels(first, privacy)
+    if any(other != labels for other in found):
+        raise ConfigError(
+            "fleet.shards needs the same arms everywhere in a sweep, and some of its values ask for others. Start one "
+            "sweep for each of them."
+        )
+    quoted = ",".join(f'"{label}"' for label in labels)
+    flags = [argument for argument in arguments if argument not in overrides]
+    return [
+        *flags,
+        *([] if {"-m", "--multirun"} & set(flags) else ["-m"]),
+        *(item for item in overrides if not item.startswith("privacy.")),
+        *(each[0] for each in privacy),
+        f"fleet.arms=[{quoted}]",
+        f"fleet.shard={','.join(map(str, range(num_shards)))}",
+    ]
+
+
+def arm_labels(settings: list[str], privacy: list[list[str]]) -> list[str]:
+    """Labels of the arms of all combinations of the swept settings `privacy`, in the order of every table."""
+    from dptrain.training.arms import arms_of_run
+
+    arms = {
+        arm.label: arm
+        for combination in itertools.product(*privacy)
+        for arm in arms_of_run(compose([*settings, *combination]).privacy)
+    }
+    return sorted(arms, key=lambda label: arms[label].sort_key)
 
 
 def _unreadable(error: Exception) -> str:
@@ -246,11 +317,16 @@ def check_folder(path: Path) -> None:
 
 
 def _job(composed: DictConfig) -> None:
-    """One run of a sweep: train what is missing, then redraw the chart."""
+    """One run of a sweep: train what is missing, then redraw the chart. May run in a job of a cluster."""
+    is_here = HydraConfig.get().runtime.choices.get("hydra/launcher", "basic") == "basic"
+    if not is_here:
+        configure_logging()
     try:
         run_job(from_hydra(composed))
     except DptrainError as error:
         print_problems(error)
+        if not is_here:
+            raise
         _failures.append(_asked_for(composed))
     except Exception:
         log.exception("The run with %s failed.", _asked_for(composed))
@@ -269,15 +345,20 @@ def _asked_for(composed: DictConfig) -> str:
 
 def run_job(config: Config) -> None:
     """The whole job of one configuration."""
+    from dptrain.progress import format_duration
     from dptrain.report.enough import headline_widths
     from dptrain.report.write import write_report
+    from dptrain.study.drawing import draw_once, last_drawing
     from dptrain.study.runner import run_study
 
-    start = time.monotonic()
+    start, drawn = time.monotonic(), last_drawing(Path(config.study.dir))
     study = run_study(config, headline_widths)
     key_file = None if config.study.key_file is None else Path(config.study.key_file)
-    write_report(study.path, tensorboard_runs=config.study.tensorboard, key_file=key_file)
-    from dptrain.progress import format_duration
+
+    def draw() -> None:
+        write_report(study.path, tensorboard_runs=config.study.tensorboard, key_file=key_file)
+
+    draw_once(study, drawn, draw, is_shard=config.fleet.shards > 1)
 
     log.info(
         "Study %s is up to date after %s. Chart: %s",

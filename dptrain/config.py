@@ -318,6 +318,13 @@ class FleetConfig:
     engine: str = "auto"
     """What makes the steps: `fused` (all models of a pass at once), `opacus` (one model after another), or `auto`, the
     fused engine for every model whose layers it knows. The same mechanism and ledger; other rounding."""
+    shards: int = 1
+    """Jobs that share the work of a sweep, through a launcher such as `hydra/launcher=submitit_slurm`. Changes speed
+    only."""
+    shard: int = 0
+    """Which of them this is; filled in by `shards`."""
+    arms: tuple[str, ...] = ()
+    """Labels of all arms of the sweep, which every shard brings to completion; filled in by `shards`."""
 
     def __post_init__(self) -> None:
         problems: list[str] = []
@@ -339,6 +346,10 @@ class FleetConfig:
             problems.append(f"fleet.workers={self.workers} must be >= 0 (0 takes one worker per core).")
         if self.engine not in ("auto", "fused", "opacus"):
             problems.append(f"fleet.engine={self.engine!r} must be auto, fused or opacus.")
+        if self.shards < 1:
+            problems.append(f"fleet.shards={self.shards} must be >= 1: jobs that share the work.")
+        elif not 0 <= self.shard < self.shards:
+            problems.append(f"fleet.shard={self.shard} must be in 0..{self.shards - 1}. Leave it out: it is filled in.")
         _raise_if(problems)
 
 
@@ -568,7 +579,10 @@ def _convert(hint: Any, value: Any, name: str, problems: list[str]) -> Any:
                 return number
             if math.isfinite(number) and number == int(number):
                 return int(number)
-    kind = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}.get(hint, str(hint))
+    if hint == tuple[str, ...] and isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    kinds = {bool: "true or false", str: "text", int: "a whole number", float: "a number", tuple[str, ...]: "texts"}
+    kind = kinds.get(hint, str(hint))
     if name == "privacy.epsilon":
         kind = "a number > 0, or inf for a run without DP"
     if name == "privacy.delta":

@@ -118,6 +118,14 @@ def newest_claim(base: Path) -> tuple[int, Path] | None:
     return None
 
 
+def remove_dead(base: Path) -> None:
+    """Remove what dead processes of this machine left of claims on work that is done."""
+    newest = newest_claim(base)
+    if newest is not None and Watch().is_stale(newest[1]):
+        with contextlib.suppress(OSError):
+            newest[1].unlink()
+
+
 def local_owner(path: Path) -> int | None:
     """Process number of the owner of a claim if it is of this machine."""
     try:

@@ -19,7 +19,7 @@ import numpy as np
 from dptrain.cohorts.cohort import Cohort
 from dptrain.cohorts.registry import nominal_train_patients
 from dptrain.config import Config, to_dict
-from dptrain.errors import PrivacyError
+from dptrain.errors import ConfigError, PrivacyError
 from dptrain.models.registry import build_model, num_parameters
 from dptrain.privacy.accounting import epsilon_spent
 from dptrain.privacy.ledger import shared_noise
@@ -31,7 +31,7 @@ from dptrain.study.atomic import write_array, write_json
 from dptrain.study.blocks import block_path, is_sound
 from dptrain.study.folder import BASELINE, ArmRecord, StudyFolder, config_of
 from dptrain.study.workers import train_blocks
-from dptrain.training.arms import Arm, arms_of_run, build_mechanism
+from dptrain.training.arms import Arm, arm_from_label, arms_of_run, build_mechanism
 from dptrain.training.augment import check_operations
 from dptrain.training.check import check_delta, check_training
 from dptrain.training.engines import choose_engine, say_fallback
@@ -61,7 +61,7 @@ def run_study(config: Config, look: Look | None = None) -> StudyFolder:
     `look` finds no interval wider than asked in any arm that was begun."""
     study = prepare_study(config)
     labels = []
-    for arm in arms_of_run(config.privacy):
+    for arm in arms_of_job(config):
         labels.append(begin_arm(study, arm).label)
         if config.baseline.num_models and arm.kind in ("none", "private"):
             labels.append(begin_arm(study, arm, is_baseline=True).label)
@@ -86,9 +86,24 @@ def others_begun(study: StudyFolder, labels: Sequence[str]) -> list[str]:
     return [label for label in (*arms, *beside) if label not in labels]
 
 
+def arms_of_job(config: Config) -> list[Arm]:
+    """Arms that this run brings to completion. A shard is given those of the whole sweep and starts with another one
+    than its neighbours; raises ConfigError if a label is none."""
+    if not config.fleet.arms:
+        return arms_of_run(config.privacy)
+    try:
+        arms = [arm_from_label(label) for label in config.fleet.arms]
+    except ValueError as error:
+        raise ConfigError(f"fleet.arms={list(config.fleet.arms)}: {error} Leave it out: shards fill it in.") from None
+    first = config.fleet.shard * len(arms) // config.fleet.shards
+    return arms[first:] + arms[:first]
+
+
 def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use; a job of Slurm's keeps to what it was given, also where nothing enforces it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return min(cores, int(given)) if given.isdigit() and int(given) else cores
 
 
 def begin_arm(study: StudyFolder, arm: Arm, is_baseline: bool = False) -> ArmRecord:

@@ -29,7 +29,7 @@ from dptrain.privacy.mechanism import Mechanism
 from dptrain.progress import Progress
 from dptrain.study import claims
 from dptrain.study.blocks import block_path, claim_base, is_sound, set_aside_if_damaged, write_block
-from dptrain.study.claims import Watch, claim, local_owner, newest_claim
+from dptrain.study.claims import Watch, claim, local_owner, newest_claim, remove_dead
 from dptrain.study.folder import BASELINE, StudyFolder, config_of
 from dptrain.training.allocator import keep_freed_memory
 from dptrain.training.arms import arm_from_label
@@ -42,6 +42,8 @@ POLL_S = 0.5
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 """Forked workers share the libraries that this process has loaded (importing torch takes seconds and 200 MB each). Safe
 here because this process runs torch with one thread and starts no thread of its own before the workers."""
+GRACE_S = 3.0
+"""For idle workers to end by themselves."""
 MOST_DEATHS = 3
 """Workers that may die one after another without a block being finished between."""
 log = logging.getLogger(__name__)
@@ -99,6 +101,8 @@ def train_blocks(study: StudyFolder, tasks: list[Task], num_workers: int) -> Non
     with crew:
         while not crew.is_done():
             crew.wait()
+    for task in tasks:
+        remove_dead(claim_base(study.path, *task))
 
 
 class _Crew:
@@ -109,7 +113,6 @@ class _Crew:
         # A file that was there before all of this is damaged: it counts when its contents are right.
         self._left = {task: block_path(study.path, *task).exists() for task in tasks}
         self._context: Any = multiprocessing.get_context(START_METHOD)
-        self._stop = self._context.Event()
         self._watch = Watch()
         self._deaths = 0
         self._looked = time.monotonic()
@@ -120,15 +123,22 @@ class _Crew:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Idle workers stop; those in the middle of a block end it after another worker's error, not after a signal."""
-        self._stop.set()
-        for process, _ in self._workers.values():
+        """Idle workers stop; those in the middle of a block end it after another worker's error, not after a signal.
+
+        A worker that is still busy when every block is there was given up for dead, and others did its work."""
+        for process, channel in self._workers.values():
+            with contextlib.suppress(OSError):
+                channel.send_bytes(b"stop")
             if kind is not None and not issubclass(kind, Exception):
                 process.terminate()
         while any(process.is_alive() for process, _ in self._workers.values()):
             for process, _ in self._workers.values():
-                process.join(claims.HEARTBEAT_S / len(self._workers))
+                process.join(GRACE_S / len(self._workers))
             self._kill_hanging()
+            owners = self._owners()
+            for process, _ in self._workers.values():
+                if process.pid not in owners:
+                    process.kill()
         self._progress.close()
 
     def is_done(self) -> bool:
@@ -153,12 +163,13 @@ class _Crew:
                 self._bury(index, process, channel)
 
     def _start(self, index: int) -> tuple[BaseProcess, multiprocessing.connection.Connection]:
-        receiver, sender = self._context.Pipe(duplex=False)
-        arguments = (str(self._study.path), list(self._left), index, self._stop, sender, os.getpid())
+        # Not an Event: its locks are never released by a process that was killed while it waited.
+        ours, theirs = self._context.Pipe()
+        arguments = (str(self._study.path), list(self._left), index, theirs, os.getpid())
         process = self._context.Process(target=_work, args=arguments, daemon=True)
         process.start()
-        sender.close()
-        return process, receiver
+        theirs.close()
+        return process, ours
 
     def _bury(self, index: int, process: BaseProcess, channel: multiprocessing.connection.Connection) -> None:
         """A worker ended: pass on its error, or put another one in its place if it was killed."""
@@ -178,19 +189,28 @@ class _Crew:
             log.warning("A worker process died (exit code %s); another one takes its place.", process.exitcode)
         self._workers[index] = self._start(index)
 
+    def _owners(self) -> dict[int, tuple[Task, Path]]:
+        """Process numbers of this machine that own the claim of a missing block: which, and the claim."""
+        owners = {}
+        for task in self._left:
+            newest = newest_claim(claim_base(self._study.path, *task))
+            owner = None if newest is None else local_owner(newest[1])
+            if newest is not None and owner is not None:
+                owners[owner] = (task, newest[1])
+        return owners
+
     def _kill_hanging(self) -> None:
         """Kill workers of ours whose claims went stale: no step ended and no processor time was used."""
-        ours = {process.pid: process for process, _ in self._workers.values()}
-        for label, index in self._left:
-            newest = newest_claim(claim_base(self._study.path, label, index))
-            process = None if newest is None else ours.get(local_owner(newest[1]))
-            if newest is not None and process is not None and process.is_alive() and self._watch.is_stale(newest[1]):
+        owners = self._owners()
+        for process, _ in self._workers.values():
+            task, path = owners.get(process.pid or 0, (None, None))
+            if task is not None and path is not None and process.is_alive() and self._watch.is_stale(path):
                 log.warning(
                     "A worker made no step for %g s while training block %d of arm %s: it is killed, the block is "
                     "trained anew.",
                     claims.STALE_S,
-                    index,
-                    label,
+                    task[1],
+                    task[0],
                 )
                 process.kill()
                 process.join()
@@ -200,19 +220,18 @@ def _work(
     path: str,
     tasks: list[Task],
     index: int,
-    stop: Any,
     channel: multiprocessing.connection.Connection,
     parent: int,
 ) -> None:
-    """A worker's life: train whatever nobody else trains until every block is there."""
+    """A worker's life: train whatever nobody else trains until every block is there, or the parent says stop."""
     threading.Thread(target=_die_with_parent, args=(parent,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         worker = Worker(path, index)
-        while tasks and not stop.is_set():
-            tasks = _round(worker, Path(path), tasks, stop)
+        while tasks and not channel.poll(0):
+            tasks = _round(worker, Path(path), tasks, channel)
             if tasks:
-                stop.wait(POLL_S)
+                channel.poll(POLL_S)
     except DptrainError as error:
         channel.send_bytes(pickle.dumps(error))
     except Exception as error:
@@ -225,11 +244,13 @@ def _work(
         channel.send_bytes(content)
 
 
-def _round(worker: Worker, path: Path, tasks: list[Task], stop: Any) -> list[Task]:
-    """Try every task once, in order; returns those that somebody else is at."""
+def _round(
+    worker: Worker, path: Path, tasks: list[Task], channel: multiprocessing.connection.Connection
+) -> list[Task]:
+    """Try every task once, in order, until the parent says stop; returns those that somebody else is at."""
     left = []
     for task in tasks:
-        if stop.is_set():
+        if channel.poll(0):
             return tasks
         if not block_path(path, *task).exists() or not is_sound(path, *task):
             try:
