@@ -24,12 +24,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from dptrain.attacks.checks import BoolArray, FloatArray, checked_matrix, checked_membership
+from dptrain.attacks.checks import BoolArray, FloatArray, IntArray, checked_matrix, checked_membership
 from dptrain.attacks.twins import find_twins
 from dptrain.audit.counts import count_at_least
 from dptrain.audit.patients import patient_auc
 
 _CHUNK_VALUES = 1 << 21
+MOST_PATIENTS = 10_000
+"""Half-samples and bootstrap look at so many patients, drawn at random, if there are more: what patients have in common
+does not depend on their number, what they do not falls with it, and both are scaled accordingly. Estimates and the
+analytic variances are always those of all patients."""
 
 
 @dataclass(frozen=True)
@@ -95,24 +99,28 @@ def paired_difference(
         )
     auc_a, auc_b = patient_auc(a, membership), patient_auc(b, membership)
     chosen_RH = half_samples(num_pairs, num_resamples, rng)
-    half_a_RP = half_sample_auc(a, membership, chosen_RH)
-    half_b_RP = half_sample_auc(b, membership, chosen_RH)
+    num_patients = auc_a.size
+    some: slice | IntArray = slice(None)
+    if num_patients > MOST_PATIENTS:
+        some = np.sort(rng.choice(num_patients, MOST_PATIENTS, replace=False))
+    half_a_RP = half_sample_auc(a[:, some], membership[:, some], chosen_RH)
+    half_b_RP = half_sample_auc(b[:, some], membership[:, some], chosen_RH)
+    num_seen = half_a_RP.shape[1]
     size = num_pairs // 2
     shrink = size / (num_pairs - size)
-    interval = _Intervals(float(stats.norm.ppf(0.5 + confidence / 2.0)), shrink)
-    bootstrap = _bootstrap_quantiles(auc_a, auc_b, quantiles, num_resamples, rng)
-    num_patients = auc_a.size
+    interval = _Intervals(float(stats.norm.ppf(0.5 + confidence / 2.0)), shrink, num_seen / num_patients)
+    bootstrap = _bootstrap_quantiles(auc_a, auc_b, quantiles, num_resamples, num_seen, rng)
     difference = auc_a - auc_b
     return PairedDifference(
         mean=interval.of(
             float(difference.mean()),
             float(difference.var(ddof=1)) / num_patients,
-            (half_a_RP - half_b_RP) / num_patients,
+            (half_a_RP - half_b_RP) / num_seen,
         ),
         quantiles={
             q: interval.of(
                 _quantile(auc_a, q) - _quantile(auc_b, q),
-                float(bootstrap[:, place].var(ddof=1)),
+                float(bootstrap[:, place].var(ddof=1)) * num_seen / num_patients,
                 _quantile_influence(half_a_RP, q) - _quantile_influence(half_b_RP, q),
                 np.quantile(half_a_RP, q, axis=1) - np.quantile(half_b_RP, q, axis=1),
             )
@@ -123,6 +131,7 @@ def paired_difference(
                 float(count_at_least(auc_a, t) - count_at_least(auc_b, t)),
                 _count_variance(auc_a, auc_b, t),
                 (half_a_RP >= t - 1e-6).astype(np.float32) - (half_b_RP >= t - 1e-6),
+                is_count=True,
             )
             for t in thresholds
         },
@@ -136,6 +145,8 @@ class _Intervals:
     deviate: float
     shrink: float
     """Variance of a figure over all pairs, per variance over half-samples: k / (H - k)."""
+    seen_fraction: float
+    """Share of the patients that the half-samples look at."""
 
     def of(
         self,
@@ -143,13 +154,20 @@ class _Intervals:
         patient_variance: float,
         influence_RP: npt.NDArray[np.floating],
         replicate_R: FloatArray | None = None,
+        *,
+        is_count: bool = False,
     ) -> Difference:
         """Each patient's share of the figure in every half-sample gives the variance over pairs, and the
-        shared part."""
+        shared part. A count grows with the number of patients, other figures are means over them."""
         replicates = influence_RP.sum(axis=1, dtype=np.float64) if replicate_R is None else replicate_R
         pair_variance = self.shrink * float(replicates.var(ddof=1))
         shared = self.shrink * float(influence_RP.var(axis=0, ddof=1, dtype=np.float64).sum())
-        both = patient_variance + max(pair_variance - shared, 0.0)
+        common = max(pair_variance - shared, 0.0)
+        if self.seen_fraction < 1.0:
+            size = 1.0 / self.seen_fraction if is_count else 1.0
+            common *= size**2
+            pair_variance = common + shared * size**2 * self.seen_fraction
+        both = patient_variance + common
         bounds = [
             (estimate - reach, estimate + reach)
             for reach in self.deviate * np.sqrt([patient_variance, pair_variance, both])
@@ -196,11 +214,13 @@ def _bootstrap_quantiles(
     auc_b: FloatArray,
     quantiles: Sequence[float],
     num_resamples: int,
+    num_drawn: int,
     rng: np.random.Generator,
 ) -> FloatArray:
+    """(R, Q) differences in samples of `num_drawn` patients (m out of n: Bickel, Goetze & van Zwet 1997)."""
     drawn = np.empty((num_resamples, len(quantiles)))
     for resample in range(num_resamples):
-        patients = rng.integers(0, auc_a.size, size=auc_a.size)
+        patients = rng.integers(0, auc_a.size, size=num_drawn)
         drawn[resample] = np.quantile(auc_a[patients], quantiles) - np.quantile(auc_b[patients], quantiles)
     return drawn
 

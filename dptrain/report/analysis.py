@@ -19,7 +19,7 @@ from dptrain.attacks.twins import model_units
 from dptrain.audit.counts import THRESHOLDS, exposed_counts
 from dptrain.audit.crossfit import patient_attack_auc
 from dptrain.audit.enough import Stability, stability
-from dptrain.audit.matched import Difference, paired_difference
+from dptrain.audit.matched import MOST_PATIENTS, Difference, paired_difference
 from dptrain.audit.null import NullDistribution, null_patient_auc
 from dptrain.audit.patients import patient_auc, patient_evidence
 from dptrain.audit.targets import TargetSummary, summarise_attack
@@ -54,6 +54,7 @@ from dptrain.training.utility import METRIC_NAMES
 
 PAIRED_THRESHOLDS = (0.8, 0.9)
 STABILITY_PATIENTS = 20_000
+MANY_PATIENTS_RESAMPLES = 200
 
 
 def analyse(study: StudyLike, *, details: bool = False) -> StudyResult:
@@ -85,7 +86,6 @@ def analyse(study: StudyLike, *, details: bool = False) -> StudyResult:
         test_patient,
         attack,
         int(study.settings["seed"]),
-        int(study.settings["attack"]["num_bootstrap"]),
     )
     found: dict[str, ArmDetails] = {}
     for arm in arms:
@@ -292,7 +292,7 @@ def _paired(
         numpy_stream(study.settings["seed"], "bootstrap", label),
         quantiles=(0.5, 0.99),
         thresholds=PAIRED_THRESHOLDS,
-        num_resamples=int(study.settings["attack"]["num_bootstrap"]),
+        num_resamples=num_resamples(int(study.settings["attack"]["num_bootstrap"]), membership.shape[1]),
     )
     differences: dict[str, Difference] = {
         "mean": found.mean,
@@ -304,6 +304,11 @@ def _paired(
         difference_interval(performance, reference[0], model_units(membership)),
         {name: Estimate(one.estimate, *one.both) for name, one in differences.items()},
     )
+
+
+def num_resamples(asked_for: int, num_patients: int) -> int:
+    """As asked for, but no more than 200 where there are so many patients that each resample takes long."""
+    return asked_for if num_patients <= MOST_PATIENTS else min(asked_for, MANY_PATIENTS_RESAMPLES)
 
 
 def _cap(arm: ArmLike, *, unit_is_patient: bool) -> CapResult | None:

@@ -32,10 +32,12 @@ from dptrain.report.results import Estimate
 from dptrain.report.utility_interval import mean_interval, measure
 from dptrain.seeding import numpy_stream
 
-ACCESS_PATIENTS = 20_000
+ACCESS_PATIENTS = 10_000
 """Access policies are compared on so many patients, drawn at random, if there are more: six attacks per arm."""
 ACCESS_FPR = 0.01
 MIN_PAIRS_TO_REMEASURE = 4
+MANY_PATIENTS, FEWER_RESAMPLES = 10_000, 400
+"""Above so many patients, groups are permuted and resampled so often instead of 2000 and 1000 times."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,6 @@ class Pool:
     test_patient: NDArray[np.int64]
     attack: Attack
     seed: int
-    num_resamples: int
 
     @property
     def num_patients(self) -> int:
@@ -119,6 +120,9 @@ def arm_details(
     test_labels = np.asarray(pool.cohort.labels)[pool.test_rows]
     groups = pool.groups(pool.cohort.train_patients)
     grouped = len(groups) > 0
+    effort = {}
+    if pool.num_patients > MANY_PATIENTS:
+        effort = {"num_permutations": FEWER_RESAMPLES, "num_resamples": FEWER_RESAMPLES}
     return ArmDetails(
         roc=mean_roc(scores_MP, pool.membership_MP),
         calibration=calibration(
@@ -127,12 +131,14 @@ def arm_details(
         num_exposed=int(benjamini_hochberg(null.p_values(auc_P)).sum()),
         remeasured=_remeasured(pool, label, evidence_MP),
         access=_access(pool, logits),
-        groups=subgroup_risk(auc_P, groups, numpy_stream(pool.seed, "null", "groups", label)) if grouped else None,
+        groups=subgroup_risk(auc_P, groups, numpy_stream(pool.seed, "null", "groups", label), **effort)
+        if grouped
+        else None,
         group_auc=_group_auc(auc_P, groups),
         group_auroc=_group_auroc(pool, logits, test_labels, pairs) if grouped else (),
         group_outcome=_group_outcome(pool, test_labels),
         differences=subgroup_differences(
-            reference_auc_P, auc_P, groups, numpy_stream(pool.seed, "null", "group differences", label)
+            reference_auc_P, auc_P, groups, numpy_stream(pool.seed, "null", "group differences", label), **effort
         )
         if grouped and reference_auc_P is not None
         else (),

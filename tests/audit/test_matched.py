@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dptrain.audit import paired_difference, patient_auc
+from dptrain.audit import matched, paired_difference, patient_auc
 from dptrain.audit.matched import half_sample_auc
 from tests.oracles.simulate import leaky_evidence, twin_membership
 
@@ -93,3 +93,22 @@ def test_intervals_cover(model_effect, fixed_patients):
 def test_what_does_not_fit_is_refused(a, b, membership, words):
     with pytest.raises(ValueError, match=words):
         paired_difference(a, b, membership, np.random.default_rng(0))
+
+
+def test_many_patients_are_seen_through_some_of_them(monkeypatch):
+    """With half of the patients looked at, intervals are those of all of them: not twice, not 1.4 times as wide."""
+    a, b, membership, _ = arms(3, 16, 3000, model_effect=0.5)
+    whole = paired_difference(a, b, membership, np.random.default_rng(0), num_resamples=400)
+    monkeypatch.setattr(matched, "MOST_PATIENTS", 1500)
+    part = paired_difference(a, b, membership, np.random.default_rng(0), num_resamples=400)
+    # Quantiles of the few AUCs that 16 models can have jump, so that their bootstrap is coarse.
+    for one, other, rel in (
+        (whole.mean, part.mean, 0.25),
+        (whole.quantiles[0.5], part.quantiles[0.5], 0.4),
+        (whole.quantiles[0.99], part.quantiles[0.99], 0.4),
+        (whole.counts[0.8], part.counts[0.8], 0.25),
+    ):
+        assert one.estimate == other.estimate
+        for name in ("patients", "twin_pairs", "both"):
+            widths = [np.diff(getattr(each, name))[0] for each in (one, other)]
+            assert widths[1] == pytest.approx(widths[0], rel=rel), name
