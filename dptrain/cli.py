@@ -5,6 +5,7 @@
     dptrain privacy.epsilon=3                one arm and what it is compared with
     dptrain status STUDY                     what is there and what is missing
     dptrain report STUDY                     redraw everything from the folder, with pages for the house and for release
+    dptrain board STUDY [STUDY ...]          TensorBoard with the arms of all these studies, on this machine only
     dptrain patient STUDY < identifiers      rows of the restricted table, for who holds the key of the pseudonyms
     dptrain gate STUDY --policy strict       does it meet a declared risk appetite? exit code 0, 1 or 2
     dptrain train privacy.epsilon=3          the model to release, with its privacy statement
@@ -375,6 +376,13 @@ def command_report(arguments: list[str]) -> None:
     print(answer(arguments))
 
 
+def command_board(arguments: list[str]) -> None:
+    """dptrain board STUDY [STUDY ...]"""
+    from dptrain.report.board import command
+
+    command(arguments, lambda text: print(text, flush=True))
+
+
 def command_patient(arguments: list[str]) -> None:
     """dptrain patient STUDY < identifiers"""
     from dptrain.report.patient_command import answer
@@ -491,6 +499,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "account": command_account,
     "attack": command_attack,
     "card": command_card,
+    "board": command_board,
     "check": command_check,
     "constants": command_constants,
     "gate": command_gate,

@@ -34,7 +34,7 @@ WIDTH_INCH, HEIGHT_INCH = 12.0, 6.75
 _LEGEND_COLUMNS = 3
 PNG_DPI = 200
 INK, QUIET, BAND, LIMIT = "#1a1a1a", "#595959", "#e4e4e4", "#8a8a8a"
-_STYLE: Mapping[Any, Any] = {
+STYLE: Mapping[Any, Any] = {
     "font.family": ["DejaVu Sans", "sans-serif"],
     "font.size": 10.5,
     "axes.edgecolor": QUIET,
@@ -98,7 +98,7 @@ def svg(result: StudyResult) -> bytes:
 
 
 def _render(result: StudyResult, kind: str, **options: object) -> bytes:
-    with matplotlib.rc_context(dict(_STYLE)):
+    with matplotlib.rc_context(dict(STYLE)):
         figure = draw(result)
         stream = io.BytesIO()
         figure.savefig(stream, format=kind, **options)  # type: ignore[arg-type]

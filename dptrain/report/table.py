@@ -23,9 +23,9 @@ def summary_table(result: StudyResult) -> str:
     return "\n".join(lines)
 
 
-def markdown_table(result: StudyResult) -> str:
-    """The same as Markdown."""
-    header, rows = _cells(result)
+def markdown_table(result: StudyResult, min_count: int = 0) -> str:
+    """The same as Markdown; fewer than `min_count` patients are told as such, without their number."""
+    header, rows = _cells(result, min_count)
     lines = ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
     notes = [*_by_label(result), *_notes(result)]
     return "\n".join([_title(result), "", *lines, "", *(note + "  " for note in notes)])
@@ -36,7 +36,7 @@ def _title(result: StudyResult) -> str:
     return f"{result.cohort}{simulated}: {result.num_patients:,} patients, {result.num_models} models per arm"
 
 
-def _cells(result: StudyResult) -> tuple[list[str], list[list[str]]]:
+def _cells(result: StudyResult, min_count: int = 0) -> tuple[list[str], list[list[str]]]:
     header = [
         "arm",
         "epsilon",
@@ -48,10 +48,10 @@ def _cells(result: StudyResult) -> tuple[list[str], list[list[str]]]:
         f">={_SECOND_THRESHOLD:g}",
         f">={HEADLINE_THRESHOLD:g}",
     ]
-    return header, [_row(arm) for arm in result.arms]
+    return header, [_row(arm, min_count) for arm in result.arms]
 
 
-def _row(arm: ArmResult) -> list[str]:
+def _row(arm: ArmResult, min_count: int) -> list[str]:
     return [
         arm.label,
         "-" if arm.epsilon is None else f"{arm.epsilon:.3f}",
@@ -60,8 +60,8 @@ def _row(arm: ArmResult) -> list[str]:
         f"{arm.attack.auc.value:.3f}",
         "-" if arm.cap is None else f"{arm.cap.auc:.3f}",
         f"{arm.risk.p99.value:.3f}",
-        _count(arm, _SECOND_THRESHOLD),
-        _count(arm, HEADLINE_THRESHOLD),
+        _count(arm, _SECOND_THRESHOLD, min_count),
+        _count(arm, HEADLINE_THRESHOLD, min_count),
     ]
 
 
@@ -69,13 +69,14 @@ def _interval(estimate: Estimate) -> str:
     return f"{estimate.value:.3f} ({estimate.low:.3f}-{estimate.high:.3f})"
 
 
-def _count(arm: ArmResult, threshold: float) -> str:
+def _count(arm: ArmResult, threshold: float, min_count: int) -> str:
     """Patients, and in brackets how many chance alone would show."""
     one = arm.exposed(threshold)
     if not one.resolvable:
         return "n/r"
     expected = f"{one.null_expected:.2f}" if one.null_expected >= 0.005 else "0"
-    return f"{one.count:,} [{expected}]"
+    count = f"{one.count:,}" if one.count >= min_count else f"<{min_count}"
+    return f"{count} [{expected}]"
 
 
 def _by_label(result: StudyResult) -> list[str]:

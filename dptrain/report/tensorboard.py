@@ -1,12 +1,13 @@
-"""TensorBoard: every arm is one run, `<study>/tensorboard/<label>`; chart and table are the run `study`.
+"""TensorBoard: every arm is one run, `<study>/tensorboard/<label>`; pictures and table are the run `study`.
 
 The only writer of event files. A run is one file, written whole under a hidden name and renamed; older files of the run
 are then removed, so drawing a study again replaces its runs. HParams are the three protos of the HParams plugin in the
 run's own file (`add_hparams` of PyTorch would make a nested run), epsilon as text ("8", "none") beside a finite
-`inverse_epsilon`: a number `inf` would drop the run without privacy from the plots.
+`inverse_epsilon`: a number `inf` would drop the run without privacy from the plots. The study is a hyperparameter and
+part of the trial's name too: TensorBoard averages over runs of one name.
 
-No identifier and no value of a single patient is written: event files have no access control. (The chart's survival
-curve shows, as the chart on disk does, how surely the most exposed patients are recognised, not who they are.)
+Event files have no access control and are copied around. So they hold no identifier, and everything about single
+patients comes from groups of ten (`coarse`): no value of one patient and no count of fewer.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import contextlib
 import io
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,11 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from dptrain.report.results import HEADLINE_THRESHOLD, ArmResult, StudyResult
+from dptrain.report import charts
+from dptrain.report.budget_chart import budget_png
+from dptrain.report.coarse import coarse
+from dptrain.report.results import ArmResult, StudyResult
+from dptrain.report.suppression import Rule
 from dptrain.report.table import markdown_table
 from dptrain.study.atomic import make_folder, write_bytes
 
@@ -40,21 +45,36 @@ CHART_DPI = 100
 STUDY_RUN = "study"
 _PERFORMANCE = "result/performance_auroc"
 _RISK = "result/risk_patient_auc_p99"
-_EXPOSED = f"result/patients_recognised_at_{HEADLINE_THRESHOLD:g}"
 _ATTACK = "result/attack_auc"
 _METRICS = {
-    _PERFORMANCE: "performance (AUROC)",
-    _RISK: "risk (p99 of patient AUC)",
-    _EXPOSED: f"patients recognised (AUC >= {HEADLINE_THRESHOLD:g})",
-    _ATTACK: "average attack (AUC)",
+    _PERFORMANCE: ("performance", "AUROC on test patients"),
+    _RISK: ("risk", "patient AUC that the most exposed 1% reach, patients in groups of ten; 0.5 is chance"),
+    _ATTACK: ("attack", "AUC of the membership inference attack on the average patient; 0.5 is chance"),
 }
+Draw = Callable[[StudyResult], Mapping[str, bytes]]
 
 
-def write_runs(folder: Path, result: StudyResult, chart_png: bytes) -> None:
-    """Write one run per arm and the run `study` below `folder`, replacing those that are there."""
-    for arm in result.arms:
-        _write_run(folder / arm.label, [*_hparams(arm), *_curves(arm), *_final(arm), _session_end()])
-    _write_run(folder / STUDY_RUN, [_layout(), _image(chart_png), _text("table", markdown_table(result))])
+def pictures(result: StudyResult) -> dict[str, bytes]:
+    """PNGs by tag."""
+    found = {"chart": charts.png(result, dpi=CHART_DPI)}
+    budget = budget_png(result, dpi=CHART_DPI)
+    return found if budget is None else {**found, "performance_against_epsilon_spent": budget}
+
+
+def write_runs(folder: Path, result: StudyResult, draw: Draw = pictures) -> None:
+    """Write one run per arm and the run `study` below `folder`, replacing those that are there.
+
+    `folder` lies in the study's own, whose name is the hyperparameter `study`. `draw` gets the result with patients in
+    groups.
+    """
+    rule = Rule()
+    safe = coarse(result, rule)
+    name = folder.absolute().parent.name
+    for arm in safe.arms:
+        _write_run(folder / arm.label, [*_hparams(arm, name), *_curves(arm), *_final(arm), _session_end()])
+    images = [_image(tag, png) for tag, png in draw(safe).items()]
+    table = f"{markdown_table(safe, rule.min_count)}\nPatients are taken in groups of {rule.min_count}."
+    _write_run(folder / STUDY_RUN, [_layout(), *images, _text("table", table)])
 
 
 def _write_run(folder: Path, summaries: Iterable[tuple[int, Summary]]) -> None:
@@ -108,7 +128,6 @@ def _final(arm: ArmResult) -> list[tuple[int, Summary]]:
     figures = {
         _PERFORMANCE: arm.utility.mean.value,
         _RISK: arm.risk.p99.value,
-        _EXPOSED: float(arm.exposed(HEADLINE_THRESHOLD).count),
         _ATTACK: arm.attack.auc.value,
         "result/risk_patient_auc_median": arm.risk.median,
     }
@@ -117,14 +136,18 @@ def _final(arm: ArmResult) -> list[tuple[int, Summary]]:
     return [one for tag, value in figures.items() for one in _scalar(tag, value, arm.num_steps)]
 
 
-def _hparams(arm: ArmResult) -> list[tuple[int, Summary]]:
+def _hparams(arm: ArmResult, study: str) -> list[tuple[int, Summary]]:
     text, number = _epsilon(arm)
-    values = {"epsilon": text, "inverse_epsilon": 1.0 / number if number else 0.0}
+    values = {"study": study, "epsilon": text, "inverse_epsilon": float(f"{1.0 / number:.4g}") if number else 0.0}
     experiment = summary_v2.hparams_config_pb(
-        hparams=[summary_v2.HParam("epsilon"), summary_v2.HParam("inverse_epsilon", display_name="1 / epsilon")],
-        metrics=[summary_v2.Metric(tag, display_name=words) for tag, words in _METRICS.items()],
+        hparams=[
+            summary_v2.HParam("study"),
+            summary_v2.HParam("epsilon"),
+            summary_v2.HParam("inverse_epsilon", display_name="1 / epsilon"),
+        ],
+        metrics=[summary_v2.Metric(tag, display_name=name, description=d) for tag, (name, d) in _METRICS.items()],
     )
-    return [(0, experiment), (0, summary_v2.hparams_pb(values, trial_id=arm.label))]
+    return [(0, experiment), (0, summary_v2.hparams_pb(values, trial_id=f"{study}/{arm.label}"))]
 
 
 def _epsilon(arm: ArmResult) -> tuple[str, float | None]:
@@ -133,10 +156,7 @@ def _epsilon(arm: ArmResult) -> tuple[str, float | None]:
         return f"{arm.target_epsilon:g}", arm.target_epsilon
     if arm.epsilon is not None:
         return f"{arm.epsilon:.3g} ({arm.label})", arm.epsilon
-    return _NO_EPSILON[arm.label], None
-
-
-_NO_EPSILON = {"none": "none", "matched": "none (matched control)", "clip": "none (clip control)"}
+    return arm.label, None
 
 
 def _session_end() -> tuple[int, Summary]:
@@ -155,10 +175,10 @@ def _session_end() -> tuple[int, Summary]:
     return 0, Summary(value=[value])
 
 
-def _image(png: bytes) -> tuple[int, Summary]:
+def _image(tag: str, png: bytes) -> tuple[int, Summary]:
     width, height = (int.from_bytes(png[start : start + 4], "big") for start in (16, 20))
     image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
-    return 0, Summary(value=[Summary.Value(tag="chart", image=image)])
+    return 0, Summary(value=[Summary.Value(tag=tag, image=image)])
 
 
 def _text(tag: str, markdown: str) -> tuple[int, Summary]:

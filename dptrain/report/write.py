@@ -105,6 +105,6 @@ def write_result(path: Path, result: StudyResult, *, tensorboard_runs: bool = Tr
     write_bytes(path / "tradeoff.svg", charts.svg(result))
     write_bytes(path / "tradeoff.png", picture)
     if tensorboard_runs:
-        tensorboard.write_runs(path / "tensorboard", result, charts.png(result, dpi=tensorboard.CHART_DPI))
+        tensorboard.write_runs(path / "tensorboard", result)
     write_text(path / "tradeoff.json", tradeoff_json(result))
     return path / "tradeoff.png"
