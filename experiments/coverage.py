@@ -34,7 +34,7 @@ from dptrain.audit import (
     subgroup_risk,
     summarise_attack,
 )
-from dptrain.audit.mean_auc import mean_auc_interval
+from dptrain.audit.common import common_parts, mean_auc_interval
 from dptrain.audit.quantile import quantile_interval
 from dptrain.audit.roc import RankedScores
 
@@ -161,16 +161,21 @@ def mean(num_models: int, share: float, uneven: float) -> Line:
     return Line("mean AUC of patients", design, study, None if share else 0.5, slower=2)
 
 
-def count(num_models: int, threshold: float, share: float) -> Line:
-    """The number of patients above a threshold."""
+def count(num_models: int, threshold: float, share: float, uneven: float) -> Line:
+    """The number of patients above a threshold; `uneven` as in `mean`."""
     rng = np.random.default_rng(9)
     null = null_patient_auc(*leaky(num_models, 400, rng, 0.0), 20, rng)
 
     def study(rng: Rng) -> list[tuple[float, Ends]]:
-        (found,) = exposed_counts(patient_auc(*leaky(num_models, 400, rng, share)), null, (threshold,))
+        evidence, membership = leaky(num_models, 400, rng, share, 1.5)
+        strength = np.exp(uneven * rng.normal(size=(num_models, 1)))
+        evidence = np.where(membership, evidence + (strength - 1.0) * (share > 0.0), evidence)
+        common = common_parts(evidence, membership, rng, (threshold,)).of_share
+        (found,) = exposed_counts(patient_auc(evidence, membership), null, (threshold,), common_share=common)
         return [(found.count, (found.low, found.high))]
 
-    return Line(f"patients at {threshold:g} or above", f"{num_models} models, {share:.0%} leak", study, None)
+    design = f"{num_models} models, {share:.0%} leak{', unevenly' if uneven else ''}"
+    return Line(f"patients at {threshold:g} or above", design, study, None, slower=2)
 
 
 def paired(figure: str, share: float) -> Line:
@@ -231,7 +236,8 @@ LINES = (
     *(quantile(models, at, share) for models in (16, 64) for at in (0.5, 0.99) for share in (0.0, 0.1)),
     *(mean(16, share, uneven) for share, uneven in ((0.0, 0.0), (0.1, 0.0), (0.1, 0.5), (1.0, 0.5))),
     *(mean(64, share, uneven) for share, uneven in ((0.0, 0.0), (1.0, 0.5))),
-    *(count(models, 0.8, share) for models in (16, 32) for share in (0.0, 0.1)),
+    *(count(models, 0.8, share, uneven) for models in (16, 32)
+      for share, uneven in ((0.0, 0.0), (0.1, 0.0), (1.0, 0.0), (1.0, 0.4))),
     *(paired(figure, share) for figure in ("mean", "median", "p99", "at 0.8") for share in (0.0, 0.1)),
     *(groups(kind, size) for kind in ("relative change", "higher", "fall", "against others", "change of the top")
       for size in (0.05, 0.4)),

@@ -14,8 +14,8 @@ from dptrain.attacks.access import POLICIES, Access, seen_log_probabilities, see
 from dptrain.attacks.checks import BoolArray, IntArray
 from dptrain.attacks.protocol import Attack
 from dptrain.attacks.signals import Task
+from dptrain.audit.common import mean_auc_interval
 from dptrain.audit.interval import Interval
-from dptrain.audit.mean_auc import mean_auc_interval
 from dptrain.audit.patients import patient_auc, patient_evidence
 from dptrain.audit.quantile import quantile_interval
 from dptrain.audit.targets import AttackSummary

@@ -5,7 +5,8 @@ The interval is about the *expected count* if the study were repeated: new patie
 many, and new models trained on new random halves. It is the binomial interval of Clopper and Pearson for the
 fraction of patients above the threshold. Why this is right although the models are redrawn too: each
 patient's halves are drawn on their own, so redrawing the models moves patients over the threshold one by one,
-nearly independently, and that is part of the binomial spread already. Bootstrapping twin pairs instead adds
+nearly independently, and that is part of the binomial spread already. (What models that leak unevenly do to all
+patients at once is added: `common`.) Bootstrapping twin pairs instead adds
 fresh noise to AUCs that are noisy already; it moves patients from the crowded middle into the tail and gives
 counts that are too high.
 
@@ -14,7 +15,7 @@ below, so it is larger than the number of patients whose true AUC is above it; t
 null is the floor to hold it against.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,7 @@ def exposed_counts(
     null: NullDistribution,
     thresholds: Sequence[float] = THRESHOLDS,
     confidence: float = 0.95,
+    common_share: Mapping[float, float] | None = None,
 ) -> list[ExposedCount]:
     """Return one count per threshold, with its interval (see the module's top) and its null.
 
@@ -58,6 +60,7 @@ def exposed_counts(
         null: of the same patients and models.
         thresholds: AUCs in 0..1.
         confidence: of the intervals.
+        common_share: `CommonParts.of_share` of these thresholds; None: models are taken to leak alike.
 
     Raises:
         ValueError: a threshold outside 0..1, or a number of patients other than the null's.
@@ -69,16 +72,20 @@ def exposed_counts(
             f"patient_auc has {auc.size} patients but the null has {null.num_patients}; expected the same patients. "
             "Compute both from the same evidence and membership."
         )
-    return [_exposed_count(auc, null, float(threshold), confidence) for threshold in thresholds]
+    common = common_share or {}
+    return [_exposed_count(auc, null, float(t), confidence, common.get(float(t), 0.0)) for t in thresholds]
 
 
 def _exposed_count(
-    auc: npt.NDArray[np.float64], null: NullDistribution, threshold: float, confidence: float
+    auc: npt.NDArray[np.float64], null: NullDistribution, threshold: float, confidence: float, common: float
 ) -> ExposedCount:
     if not 0.0 <= threshold <= 1.0:
         raise ValueError(f"threshold={threshold} must be an AUC between 0 and 1.")
     count = count_at_least(auc, threshold)
-    low, high = clopper_pearson(count, auc.size, confidence)
+    # Half a patient more on either side: 0 of many is not certainty.
+    share = (count + 0.5) / (auc.size + 1.0)
+    effect = 1.0 + common * auc.size / (share * (1.0 - share))
+    low, high = clopper_pearson(count / effect, auc.size / effect, confidence)
     expected = null.expected_count(threshold)
     return ExposedCount(
         threshold=threshold,

@@ -7,11 +7,11 @@ import numpy.typing as npt
 
 from dptrain.attacks.checks import FloatArray, Floats, IntArray, checked_membership
 from dptrain.attacks.twins import model_units
+from dptrain.audit.common import common_parts, mean_interval
 from dptrain.audit.counts import THRESHOLDS, ExposedCount, exposed_counts
 from dptrain.audit.crossfit import patient_attack_auc
 from dptrain.audit.exposed import adjusted_p_values
 from dptrain.audit.interval import Interval
-from dptrain.audit.mean_auc import common_variance, mean_interval
 from dptrain.audit.null import NullDistribution, null_of_ranks
 from dptrain.audit.patients import (
     auc_from_ranks,
@@ -80,7 +80,7 @@ def patient_risk(
     membership = checked_membership(membership_MP, (signals.shape[0], num_patients))
     evidence = patient_evidence(signals, patient_N, num_patients)
     null_rng, half_rng = rng.spawn(2)
-    common = common_variance(evidence, membership, half_rng)
+    common = common_parts(evidence, membership, half_rng, THRESHOLDS)
     ranks = patient_ranks(evidence)
     del evidence
     area = auc_from_ranks(ranks, membership)
@@ -101,12 +101,12 @@ def patient_risk(
         p_adjusted=p_adjusted,
         attack_auc=patient_attack_auc(signals, membership, patient_N) if enough else None,
         knolle2026=patient_auc_knolle2026(signals, membership, patient_N),
-        mean=mean_interval(known, common, len(membership) // 2 - 1),
+        mean=mean_interval(known, common),
         median=float(np.median(known)),
         p99=quantile_interval(known, 0.99),
         null_p99=null_quantile(null, 0.99),
         max=float(known.max()),
-        at_least=tuple(exposed_counts(area, null, THRESHOLDS)),
+        at_least=tuple(exposed_counts(area, null, THRESHOLDS, common_share=common.of_share)),
         num_listed=int((p_adjusted <= FALSE_DISCOVERY_RATE).sum()),
         resolution=resolution(null),
         null=null,

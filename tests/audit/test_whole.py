@@ -18,7 +18,7 @@ from dptrain.audit import (
 )
 from dptrain.audit import null as null_module
 from dptrain.audit.access_table import access_table
-from dptrain.audit.mean_auc import common_variance, mean_auc_interval
+from dptrain.audit.common import common_parts, mean_auc_interval
 from dptrain.audit.quantile import null_quantile, quantile_interval
 from dptrain.audit.rank_sum import MOST_MODELS, mann_whitney_probabilities
 from dptrain.audit.resolution import resolution
@@ -131,11 +131,11 @@ def test_models_that_leak_unevenly_move_all_patients_together():
     membership = twin_membership(24, 400, rng)
     even = rng.normal(size=membership.shape) + 1.0 * membership
     uneven = rng.normal(size=membership.shape) + np.exp(0.7 * rng.normal(size=(24, 1))) * membership
-    assert common_variance(uneven, membership, rng) > 4.0 * common_variance(even, membership, rng)
+    assert common_parts(uneven, membership, rng).of_mean > 4.0 * common_parts(even, membership, rng).of_mean
     found = [mean_auc_interval(evidence, membership, rng) for evidence in (even, uneven)]
     widths = [one.high - one.low for one in found]
     assert widths[1] > 1.5 * widths[0]
-    assert common_variance(even[:6], membership[:6], rng) == 0.0, "3 pairs show no spread"
+    assert common_parts(even[:6], membership[:6], rng).of_mean == 0.0, "3 pairs show no spread"
 
 
 def test_the_interval_of_one_patient_is_never_a_point():
