@@ -69,8 +69,8 @@ def analyse(study: StudyLike, *, details: bool = False) -> StudyResult:
         raise StudyError("The study has no complete arm yet; run its command again to train what is missing.")
     cohort = study.cohort()
     membership = study.membership()
-    train_rows, train_patient = _records_of(cohort.patient, cohort.train_patients, cohort.num_patients)
-    test_rows, test_patient = _records_of(cohort.patient, np.flatnonzero(cohort.is_test), cohort.num_patients)
+    train_rows, train_patient = records_of(cohort.patient, cohort.train_patients, cohort.num_patients)
+    test_rows, test_patient = records_of(cohort.patient, np.flatnonzero(cohort.is_test), cohort.num_patients)
     attack = _attack(study, len(membership))
     labels = np.asarray(cohort.labels)
     results: list[ArmResult] = []
@@ -155,7 +155,7 @@ def analyse(study: StudyLike, *, details: bool = False) -> StudyResult:
     )
 
 
-def _records_of(
+def records_of(
     patient_N: NDArray[np.int64], patients: NDArray[np.int64], num_patients: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows of the records of `patients`, and the position in `patients` of each."""

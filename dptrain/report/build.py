@@ -104,9 +104,9 @@ def _arm(result: StudyResult, arm: ArmResult, ledgers: Sequence[Mapping[str, Any
         access=tuple(
             Access(
                 one.policy,
-                _figure(_summary(one.attack_auc), one.num_patients, about=OTHER_MODELS),
-                _figure(_summary(one.tpr_at_fpr), one.num_patients, unit="fraction", about=OTHER_MODELS),
-                _figure(one.p99, one.num_patients, about=OTHER_PATIENTS, rests_on=_beyond(one.num_patients)),
+                figure_of(_summary(one.attack_auc), one.num_patients, about=OTHER_MODELS),
+                figure_of(_summary(one.tpr_at_fpr), one.num_patients, unit="fraction", about=OTHER_MODELS),
+                figure_of(one.p99, one.num_patients, about=OTHER_PATIENTS, rests_on=beyond(one.num_patients)),
             )
             for one in details.access
         ),
@@ -166,18 +166,18 @@ def _performance(result: StudyResult, arm: ArmResult, details: ArmDetails) -> Pe
     n, found = result.num_test_patients, details.calibration
     base = arm.baseline
     return Performance(
-        auroc=_figure(arm.utility.mean, n, unit="AUROC", n_unit="test patients", about=TEST_AND_MODELS),
-        auprc=_figure(found.auprc, n, unit="AUPRC", n_unit="test patients", about=TEST_AND_MODELS),
-        brier=_figure(found.brier, n, unit="Brier score", n_unit="test patients", about=TEST_AND_MODELS),
-        calibration_slope=_figure(found.slope, n, unit="slope", n_unit="test patients", about=TEST_AND_MODELS),
-        prevalence=Figure(_number(found.prevalence), n=n, n_unit="test patients", unit="fraction"),
-        auroc_sd=Figure(_number(arm.utility.sd), n=result.num_models, n_unit="models", unit="AUROC"),
+        auroc=figure_of(arm.utility.mean, n, unit="AUROC", n_unit="test patients", about=TEST_AND_MODELS),
+        auprc=figure_of(found.auprc, n, unit="AUPRC", n_unit="test patients", about=TEST_AND_MODELS),
+        brier=figure_of(found.brier, n, unit="Brier score", n_unit="test patients", about=TEST_AND_MODELS),
+        calibration_slope=figure_of(found.slope, n, unit="slope", n_unit="test patients", about=TEST_AND_MODELS),
+        prevalence=Figure(number_of(found.prevalence), n=n, n_unit="test patients", unit="fraction"),
+        auroc_sd=Figure(number_of(arm.utility.sd), n=result.num_models, n_unit="models", unit="AUROC"),
         baseline=None
         if base is None
-        else _figure(base.utility.mean, n, unit="AUROC", n_unit="test patients", about=TEST_AND_MODELS),
+        else figure_of(base.utility.mean, n, unit="AUROC", n_unit="test patients", about=TEST_AND_MODELS),
         baseline_difference=None
         if base is None
-        else _figure(base.difference, n, unit="AUROC", n_unit="test patients", about=TEST_AND_MODELS),
+        else figure_of(base.difference, n, unit="AUROC", n_unit="test patients", about=TEST_AND_MODELS),
     )
 
 
@@ -185,9 +185,9 @@ def _attack(result: StudyResult, arm: ArmResult, details: ArmDetails) -> Attack:
     roc = details.roc
     return Attack(
         name=arm.attack.name,
-        auc=_figure(arm.attack.auc, result.num_patients, about=OTHER_MODELS),
+        auc=figure_of(arm.attack.auc, result.num_patients, about=OTHER_MODELS),
         tpr_at_fpr={
-            f"{fpr:g}": _figure(tpr, result.num_patients, unit="fraction", about=OTHER_MODELS)
+            f"{fpr:g}": figure_of(tpr, result.num_patients, unit="fraction", about=OTHER_MODELS)
             for fpr, tpr in arm.attack.tpr_at_fpr.items()
         },
         roc=Curve(
@@ -208,21 +208,21 @@ def _risk(result: StudyResult, arm: ArmResult, details: ArmDetails) -> Risk:
     n, risk, again = result.num_patients, arm.risk, details.remeasured
     x, y = survival_points(risk.patient_auc)
     return Risk(
-        median=Figure(_number(risk.median), n=n, rests_on=None),
-        p99=_figure(risk.p99, n, about=OTHER_PATIENTS, rests_on=_beyond(n)),
-        maximum=Figure(_number(risk.max), n=n, rests_on=1),
-        p99_null=_figure(risk.null_p99, n, about=CHANCE),
+        median=Figure(number_of(risk.median), n=n, rests_on=None),
+        p99=figure_of(risk.p99, n, about=OTHER_PATIENTS, rests_on=beyond(n)),
+        maximum=Figure(number_of(risk.max), n=n, rests_on=1),
+        p99_null=figure_of(risk.null_p99, n, about=CHANCE),
         at_least=tuple(
             Threshold(
                 one.threshold,
                 Count(
                     one.count,
                     n,
-                    _number(one.low),
-                    _number(one.high),
+                    number_of(one.low),
+                    number_of(one.high),
                     cell=f"at least {one.threshold:g}/{arm.label}",
                 ),
-                Figure(_number(one.null_expected), high=_number(one.null_high), n=n, unit="patients", about=CHANCE),
+                Figure(number_of(one.null_expected), high=number_of(one.null_high), n=n, unit="patients", about=CHANCE),
                 one.resolvable,
             )
             for one in risk.at_least
@@ -231,10 +231,10 @@ def _risk(result: StudyResult, arm: ArmResult, details: ArmDetails) -> Risk:
         exposed=Count(details.num_exposed, n),
         picked=None
         if again is None
-        else Figure(_number(again.picked), n=again.num_picked, rests_on=again.num_picked),
+        else Figure(number_of(again.picked), n=again.num_picked, rests_on=again.num_picked),
         remeasured=None
         if again is None
-        else _figure(again.remeasured, again.num_picked, about=OTHER_MODELS, rests_on=again.num_picked),
+        else figure_of(again.remeasured, again.num_picked, about=OTHER_MODELS, rests_on=again.num_picked),
     )
 
 
@@ -246,20 +246,20 @@ def _paired(result: StudyResult, arm: ArmResult) -> Paired:
     for threshold in PAIRED_THRESHOLDS:
         one = auc[f"at_least_{threshold:g}"]
         counts[f"{threshold:g}"] = Count(
-            _number(one.value),
+            number_of(one.value),
             n,
-            _number(one.low),
-            _number(one.high),
+            number_of(one.low),
+            number_of(one.high),
             difference=True,
             cell=f"at least {threshold:g}/{arm.label}",
         )
     return Paired(
-        utility=_figure(
+        utility=figure_of(
             paired.utility, result.num_test_patients, unit="AUROC", n_unit="test patients", about=TEST_AND_MODELS
         ),
-        patient_auc_mean=_figure(auc["mean"], n, about=BOTH),
-        patient_auc_median=_figure(auc["median"], n, about=BOTH),
-        patient_auc_p99=_figure(auc["p99"], n, about=BOTH, rests_on=_beyond(n)),
+        patient_auc_mean=figure_of(auc["mean"], n, about=BOTH),
+        patient_auc_median=figure_of(auc["median"], n, about=BOTH),
+        patient_auc_p99=figure_of(auc["p99"], n, about=BOTH, rests_on=beyond(n)),
         count_at_least=counts,
     )
 
@@ -305,19 +305,19 @@ def _group_in_arm(arm: ArmResult, details: ArmDetails, place: int) -> GroupInArm
     change = details.differences[place] if details.differences else None
     return GroupInArm(
         num_in_top=Count(
-            _number(one.num_in_top), num_top, cell=cell, partition=f"top/{arm.label}/{one.attribute}"
+            number_of(one.num_in_top), num_top, cell=cell, partition=f"top/{arm.label}/{one.attribute}"
         ),
         share_in_top=Figure(
-            _number(one.share_in_top), n=num_top, unit="fraction", rests_on=one.num_in_top, cell=cell
+            number_of(one.share_in_top), n=num_top, unit="fraction", rests_on=one.num_in_top, cell=cell
         ),
-        relative_change=_figure(
+        relative_change=figure_of(
             one.relative_change, size, unit="relative change", about=BOTH, rests_on=one.num_in_top, cell=cell
         ),
-        p_holm=Figure(_number(one.excess.p_holm), n=size, unit="p-value", rests_on=one.num_in_top, cell=cell),
-        mean_auc=_figure(details.group_auc[key], size, about=OTHER_PATIENTS),
+        p_holm=Figure(number_of(one.excess.p_holm), n=size, unit="p-value", rests_on=one.num_in_top, cell=cell),
+        mean_auc=figure_of(details.group_auc[key], size, about=OTHER_PATIENTS),
         auroc=Figure(None, n=0, unit="AUROC", n_unit="test patients")
         if auroc is None
-        else _figure(
+        else figure_of(
             auroc.utility,
             auroc.num_patients,
             unit="AUROC",
@@ -325,12 +325,12 @@ def _group_in_arm(arm: ArmResult, details: ArmDetails, place: int) -> GroupInArm
             about=TEST_AND_MODELS,
             rests_on=details.group_outcome[key],
         ),
-        fall=None if change is None else _figure(change.fall, size, about=OTHER_PATIENTS),
-        fall_against_others=None if change is None else _figure(change.against_others, size, about=OTHER_PATIENTS),
+        fall=None if change is None else figure_of(change.fall, size, about=OTHER_PATIENTS),
+        fall_against_others=None if change is None else figure_of(change.against_others, size, about=OTHER_PATIENTS),
     )
 
 
-def _beyond(n: int) -> int:
+def beyond(n: int) -> int:
     """Patients at or beyond the 99th percentile."""
     return max(1, math.ceil(TOP_FRACTION * n))
 
@@ -339,7 +339,7 @@ def _summary(one: Any) -> Estimate:
     return Estimate(one.mean, max(one.low, 0.0), min(one.high, 1.0))
 
 
-def _figure(
+def figure_of(
     estimate: Estimate | Interval | None,
     n: int,
     *,
@@ -349,13 +349,14 @@ def _figure(
     rests_on: float | None = None,
     cell: str | None = None,
 ) -> Figure:
+    """An estimate as a leaf."""
     if estimate is None:
         return Figure(None, n=n, n_unit=n_unit, unit=unit, about=about)
-    value, low, high = (_number(end) for end in (estimate.value, estimate.low, estimate.high))
+    value, low, high = (number_of(end) for end in (estimate.value, estimate.low, estimate.high))
     return Figure(value, low, high, n, n_unit, unit, about, rests_on, cell)
 
 
-def _number(value: float | None) -> float | None:
+def number_of(value: float | None) -> float | None:
     """Rounded as in tradeoff.json; None where there is no finite number. Whole numbers stay whole."""
     if value is None or not math.isfinite(value):
         return None

@@ -14,9 +14,11 @@ from dptrain.report.analysis import analyse
 from dptrain.report.build import document_of
 from dptrain.report.bundle import FOLDER as RELEASE
 from dptrain.report.bundle import write_release
+from dptrain.report.compare import compare
 from dptrain.report.contradictions import GuaranteeRefuted
 from dptrain.report.document import Document
 from dptrain.report.gate import choice_for_report
+from dptrain.report.page.comparison import render_comparison
 from dptrain.report.page.render import render
 from dptrain.report.policy import Policy
 from dptrain.report.pseudonyms import study_domain
@@ -78,6 +80,13 @@ def write_pages(path: Path, document: Document) -> None:
     """Write a report document into the study's folder `path`."""
     for name, text in render(document).items():
         write_text(path / PAGES / name, text)
+
+
+def write_comparison(paths: Sequence[Path], folder: Path) -> Path:
+    """Compare studies and write the pages into `folder`, which is returned. Raises as `compare.compare`."""
+    for name, text in render_comparison(compare(paths)).items():
+        write_text(folder / name, text)
+    return folder
 
 
 def withdraw(path: Path, by_arm: Mapping[str, Sequence[str]]) -> None:
