@@ -15,6 +15,7 @@ from dptrain import __version__
 from dptrain.audit.interval import Interval
 from dptrain.audit.subgroups import GroupRisk
 from dptrain.report.analysis import PAIRED_THRESHOLDS
+from dptrain.report.canaries import as_dict as bound_as_dict
 from dptrain.report.details import ACCESS_FPR, ArmDetails
 from dptrain.report.document import (
     Access,
@@ -144,6 +145,7 @@ def _privacy(arm: ArmResult, ledgers: Sequence[Mapping[str, Any]]) -> Privacy:
         cap_curve=curve,
         patient_level=level,
         ledger=_ledger(arm, ledgers),
+        lower_bound=None if arm.lower_bound is None else bound_as_dict(arm.lower_bound),
     )
 
 

@@ -73,6 +73,8 @@ class Privacy:
     """Unit record only: `records` and `epsilon` of whole patients at p50, p90, p99, max."""
     ledger: Mapping[str, Any] | None
     """What ran, as the ledger of the models saw it; None without clipping."""
+    lower_bound: Mapping[str, Any] | None = None
+    """What planted canaries prove about epsilon, keys as in tradeoff.json; they are public constants, no patients."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ def not_tested(result: StudyResult) -> tuple[str, ...]:
         "source.",
         "Whether the model helps patients. Diagnostic performance is not clinical benefit.",
     ]
-    if any(arm.is_private for arm in result.arms):
+    if any(arm.is_private and arm.lower_bound is None for arm in result.arms):
         found.append(
             "How much of the privacy budget an attack can prove to be spent (planted worst-case patients): epsilon "
             "here is an upper limit from accounting, not a measurement."

@@ -13,11 +13,13 @@ from dptrain.cohorts.membership import draw_membership
 from dptrain.report.analysis import analyse
 from dptrain.report.canaries import as_dict, bound_of_release, contradiction
 from dptrain.report.contradictions import GuaranteeRefuted
+from dptrain.report.disclosure import Rule, for_release
+from dptrain.report.page.tables import mechanism
 from dptrain.report.results import LowerBoundResult
 from dptrain.report.tradeoff import as_dict as tradeoff_dict
 from dptrain.report.tradeoff import tradeoff_csv
 from dptrain.study.folder import Canaries
-from tests.report.fake_study import EPS_3, NONE, FakeStudy
+from tests.report.fake_study import EPS_3, NONE, FakeStudy, document_for
 
 NUM = 64
 
@@ -65,6 +67,18 @@ def test_canaries_that_leak_little_stand_beside_the_claim() -> None:
         assert set(bound["by_method"]) == {"f_dp_one_run", "one_run", "clopper_pearson"}
     assert "lower_bound.epsilon_lower_bound" in tradeoff_csv(result).splitlines()[0]
     json.dumps(content, allow_nan=False)
+
+
+def test_pages_show_the_bound_beside_the_claim_and_the_release_keeps_it() -> None:
+    study = WithCanaries(fake_arms=(NONE, EPS_3), num_models=32, canary_leak=1.5)
+    document = document_for(analyse(study, details=True))
+    assert not any("planted worst-case" in sentence for sentence in document.not_tested)
+    assert any("planted worst-case" in sentence for sentence in document_for(analyse(
+        FakeStudy(fake_arms=(NONE, EPS_3)), details=True)).not_tested)  # fmt: skip
+    table = next(table for table in mechanism(document) if "planted canaries prove" in table.caption)
+    assert [row[0] for row in table.rows] == [arm.name for arm in document.arms]
+    assert table.rows[1][2] == f"{document.arms[1].privacy.lower_bound['epsilon_lower_bound']:.2f}"
+    assert for_release(document, Rule()).arms[1].privacy.lower_bound == document.arms[1].privacy.lower_bound
 
 
 def test_without_canaries_there_is_no_bound() -> None:

@@ -356,6 +356,7 @@ def mechanism(document: Document) -> tuple[Table, ...]:
                 tuple(ran),
             )
         )
+    found += _canaries(document)
     levels = [arm for arm in document.arms if arm.privacy.patient_level]
     if levels:
         found.append(
@@ -366,6 +367,28 @@ def mechanism(document: Document) -> tuple[Table, ...]:
             )
         )
     return tuple(found)
+
+
+def _canaries(document: Document) -> list[Table]:
+    """The lower bound beside the accounted epsilon."""
+    planted = [(arm, arm.privacy.lower_bound) for arm in document.arms if arm.privacy.lower_bound]
+    if not planted:
+        return []
+    rows = tuple(
+        (
+            arm.name,
+            epsilon(arm.privacy.epsilon),
+            f"{bound['epsilon_lower_bound']:.2f}",
+            f"{bound['largest_possible']:.2f}",
+            f"{bound['num_correct']:,} of {bound['num_guesses']:,}",
+        )
+        for arm, bound in planted
+    )
+    title = (
+        f"What {planted[0][1]['num_canaries']} planted canaries prove: with {percent(planted[0][1]['confidence'])} "
+        "confidence epsilon is at least this. Zero proves nothing; more than what is accounted stops the study."
+    )
+    return [Table(title, ("level of privacy", "ε spent", "ε at least", "could prove at most", "right guesses"), rows)]
 
 
 def _levels(level: Mapping[str, Mapping[str, Figure]]) -> Iterator[str]:
