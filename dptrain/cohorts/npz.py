@@ -123,6 +123,10 @@ def _arrays(file: Path, pattern: str, parts: Sequence[str]) -> list[NpzArray]:
 
 def _shape_problems(images: Sequence[NpzArray], labels: Sequence[NDArray], name: str) -> list[str]:
     problems = []
+    if not sum(len(values) for values in labels):
+        problems.append(f"{name}: there is not one label in {', '.join(array.key for array in images)}.")
+    if any(values.dtype.kind not in "uifb" for values in labels):
+        problems.append(f"{name}: labels must be numbers, found type {labels[0].dtype}: number the classes from 0 on.")
     for array, values in zip(images, labels, strict=True):
         if len(array.shape) not in (3, 4) or (len(array.shape) == 4 and array.shape[3] > min(array.shape[1:3])):
             problems.append(f"{name}: array {array.key!r} has shape {array.shape}, expected (N, H, W) or (N, H, W, C).")
@@ -213,7 +217,10 @@ def _undecoded(images: Sequence[NpzArray], spec: ImageSpec, decoding: DecodeOpti
                 for start, chunk in read_chunks(array):
                     low, high = np.searchsorted(rows[order], [first + start, first + start + len(chunk)])
                     for place in order[low:high]:
-                        target[place] = to_array(typed_pixels(chunk[rows[place] - first - start]), spec)
+                        try:
+                            target[place] = to_array(typed_pixels(chunk[rows[place] - first - start]), spec)
+                        except ValueError as error:
+                            raise DataError(f"data.path={array.file}: an image of {array.key!r}: {error}.") from error
                     if high > low:
                         progress.update(int(high - low), "")
             progress.close()

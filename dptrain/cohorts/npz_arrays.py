@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -15,6 +17,11 @@ from numpy.typing import NDArray
 from dptrain.errors import DataError
 
 CHUNK_BYTES = 16 * 2**20
+DAMAGED = (
+    ValueError, KeyError, OSError, EOFError, NotImplementedError, RuntimeError, tokenize.TokenError, SyntaxError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What zipfile, zlib and numpy raise for damaged files."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ def npz_keys(file: Path) -> list[str]:
     try:
         with zipfile.ZipFile(file) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-    except (OSError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise DataError(f"data.path={file} is not an .npz file: {error}.") from error
 
 
@@ -53,7 +60,7 @@ def read_chunks(array: NpzArray) -> Iterator[tuple[int, NDArray]]:
             count = min(step, shape[0] - start)
             try:
                 data = stream.read(count * row_bytes)
-            except (OSError, EOFError, zipfile.BadZipFile) as error:
+            except DAMAGED as error:
                 raise DataError(f"data.path={array.file}: array {array.key!r} cannot be read: {error}.") from error
             if len(data) < count * row_bytes:
                 raise DataError(f"data.path={array.file}: array {array.key!r} ends too early.")
@@ -68,12 +75,13 @@ def read_whole(array: NpzArray) -> NDArray:
 
 @contextmanager
 def _opened(file: Path, key: str) -> Iterator[tuple[tuple[int, ...], np.dtype, IO[bytes]]]:
-    with zipfile.ZipFile(file) as archive, archive.open(f"{key}.npy") as stream:
+    with ExitStack() as stack:
         try:
+            stream = stack.enter_context(stack.enter_context(zipfile.ZipFile(file)).open(f"{key}.npy"))
             version = np.lib.format.read_magic(stream)
             read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
             shape, fortran_order, dtype = read_header[version](stream)
-        except (ValueError, KeyError) as error:
+        except DAMAGED as error:
             raise DataError(f"data.path={file}: array {key!r} has no readable header ({error}).") from error
         if fortran_order or dtype.hasobject:
             raise DataError(

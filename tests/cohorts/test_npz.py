@@ -143,3 +143,39 @@ def test_pneumoniamnist(shared_data: Callable[[str], Path]) -> None:
     flat = np.asarray(cohort.features).reshape(5856, -1)
     model = LogisticRegression(C=0.01, max_iter=200).fit(flat[~test], cohort.labels[~test])
     assert roc_auc_score(cohort.labels[test], model.decision_function(flat[test])) > 0.88
+
+
+@pytest.mark.parametrize("images, labels, reason", [
+    (np.ones((40, 6, 6)), np.arange(40) % 2, r"an image of 'train_images': its pixels are floating-point numbers"),
+    (np.ones((40, 6, 6), "<U3"), np.arange(40) % 2, r"its values have type <U3, expected whole or floating-point"),
+    (np.ones((40, 6, 6), np.uint8), np.array(["a", "b"] * 20), r"labels must be numbers, found type <U1"),
+    (np.ones((0, 6, 6), np.uint8), np.zeros(0, int), r"there is not one label in train_images, val_images"),
+])  # fmt: skip
+def test_values_that_are_no_images_or_labels(
+    images: np.ndarray, labels: np.ndarray, reason: str, tmp_path: Path
+) -> None:
+    arrays = {f"{part}_{what}": values for part in ("train", "val", "test")
+              for what, values in (("images", images), ("labels", labels))}  # fmt: skip
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(DataError, match=reason):
+        load_cohort(DataConfig("npz", 40, path=str(tmp_path / "a.npz"), options={"size": 4}), 0)
+
+
+def test_a_damaged_file_is_refused_or_read(tmp_path: Path) -> None:
+    """Bytes changed at random: what cannot be read is an error of ours."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 255, (60, 4, 4)).astype(np.uint8), np.arange(60) % 2
+    np.savez(tmp_path / "a.npz", train_images=images, train_labels=labels)
+    whole = bytearray((tmp_path / "a.npz").read_bytes())
+    refused = 0
+    for number in range(60):
+        data = bytearray(whole)
+        for place in rng.integers(0, len(data), 3):
+            data[place] = int(rng.integers(0, 256))
+        (tmp_path / "b.npz").write_bytes(data[: len(data) - number // 2])
+        options = {"size": 4, "train_parts": ["train"], "test_parts": [], "cache_dir": str(tmp_path / "cache")}
+        try:
+            load_cohort(DataConfig("npz", 40, path=str(tmp_path / "b.npz"), options=options), 0)
+        except DataError:
+            refused += 1
+    assert refused > 30
