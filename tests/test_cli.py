@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dptrain import cli
 from dptrain.study.folder import StudyFolder
@@ -98,6 +99,22 @@ def test_a_sweep_fills_one_study(tiny_study):
     assert [arm["label"] for arm in outcome["arms"]] == ["none", "matched", "clip", "eps=8"]
     for suffix in ("png", "svg", "csv"):
         assert (tiny_study / f"tradeoff.{suffix}").stat().st_size > 0
+
+
+def test_attack_reports_in_the_form_of_sacro_ml(capsys, tiny_study):
+    code, text = call(capsys, "report", str(tiny_study), "--format", "sacro")
+    assert code == 0, text
+    for label in ("none", "matched", "clip", "eps=8"):
+        folder = tiny_study / "report" / "sacro" / label
+        (experiment,) = json.loads((folder / "report.json").read_text()).values()
+        assert len(experiment["attack_experiment_logger"]["attack_instance_logger"]) == 4
+        assert experiment["metadata"]["target_model"] == "mlp"
+        target = yaml.safe_load((folder / "target.yaml").read_text())
+        assert target["dataset_name"] == "breast_cancer"
+        assert len(target["features"]) == 30
+    code, text = call(capsys, "report", str(tiny_study), "--format", "pdf")
+    assert code == 1
+    assert "choose from" in text
 
 
 def test_the_same_command_again_trains_nothing_and_writes_the_same_bytes(capsys, tiny_study):

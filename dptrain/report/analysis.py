@@ -71,7 +71,7 @@ def analyse(study: StudyLike, *, details: bool = False) -> StudyResult:
     membership = study.membership()
     train_rows, train_patient = records_of(cohort.patient, cohort.train_patients, cohort.num_patients)
     test_rows, test_patient = records_of(cohort.patient, np.flatnonzero(cohort.is_test), cohort.num_patients)
-    attack = _attack(study, len(membership))
+    attack = attack_of_study(study, len(membership))
     labels = np.asarray(cohort.labels)
     results: list[ArmResult] = []
     nulls: list[NullDistribution] = []
@@ -165,7 +165,8 @@ def records_of(
     return rows, position[patient_N[rows]]
 
 
-def _attack(study: StudyLike, num_models: int) -> Attack:
+def attack_of_study(study: StudyLike, num_models: int) -> Attack:
+    """The attack that the study's settings name; raises ConfigError if there is no such attack."""
     name = study.settings["attack"]["name"]
     if name == "auto":
         return default_attack(num_models)

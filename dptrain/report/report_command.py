@@ -12,6 +12,7 @@ from dptrain.arguments import ArgumentParser
 from dptrain.errors import StudyError
 from dptrain.report.bundle import FOLDER as RELEASE
 from dptrain.report.policy import load_policy
+from dptrain.report.sacro import write_sacro
 from dptrain.report.suppression import Rule
 from dptrain.report.write import PAGES, write_comparison, write_report
 
@@ -32,7 +33,12 @@ def answer(arguments: Sequence[str]) -> str:
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="where a comparison is written; comparison/ if not given"
     )
+    parser.add_argument(
+        "--format", choices=("pages", "sacro"), default="pages", help="pages; or attack reports as SACRO-ML reads them"
+    )
     given = parser.parse_args(list(arguments))
+    if given.format == "sacro":
+        return "\n".join(str(write_sacro(study)) for study in given.study)
     if len(given.study) > 1:
         return str(write_comparison(given.study, given.out or Path("comparison")))
     if given.out is not None:
