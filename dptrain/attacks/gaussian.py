@@ -14,7 +14,7 @@ Three ways to estimate the spread, because with few references it decides how go
   estimated rather than fixed.
 """
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -126,7 +126,14 @@ class SpreadSums:
         return cls(*own, *theirs, own[0] + theirs[0] + between, float(np.maximum(count - 1, 0).sum()))
 
     def __add__(self, more: "SpreadSums") -> "SpreadSums":
-        return SpreadSums(*(a + b for a, b in zip(astuple(self), astuple(more), strict=True)))
+        return SpreadSums(
+            self.squares + more.squares,
+            self.df + more.df,
+            self.other_squares + more.other_squares,
+            self.other_df + more.other_df,
+            self.all_squares + more.all_squares,
+            self.all_df + more.all_df,
+        )
 
     @property
     def pooled(self) -> float:

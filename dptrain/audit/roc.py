@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 from dptrain.attacks.checks import BoolArray, FloatArray, IntArray
 from dptrain.audit.interval import Interval, area_interval
@@ -92,8 +92,8 @@ class RankedScores:
             return Interval(value, 0.0, 1.0)
         placement_in = (below + up_to) / (2.0 * num_out)
         # Of the sorted non-members, number j is below member i just if j < below[i].
-        above = [num_in - np.cumsum(np.bincount(place, minlength=num_out + 1))[:num_out] for place in (below, up_to)]
-        placement_out = (above[0] + above[1]) / (2.0 * num_in)
+        not_above = [np.cumsum(np.bincount(place, minlength=num_out + 1))[:num_out] for place in (below, up_to)]
+        placement_out = 1.0 - (not_above[0] + not_above[1]) / (2.0 * num_in)
         variance = float(placement_in.var(ddof=1)) / num_in + float(placement_out.var(ddof=1)) / num_out
         if 0.0 < value < 1.0:
             return area_interval(value, float(np.sqrt(variance)), confidence)
@@ -132,6 +132,9 @@ class RankedScores:
     def _places(self) -> tuple[IntArray, IntArray]:
         """For every member the number of non-members below it, and below or level with it."""
         below = np.searchsorted(self.outside_O, self.inside_I, side="left")
+        next_up = self.outside_O[np.minimum(below, self.outside_O.size - 1)]
+        if not np.any(next_up == self.inside_I):
+            return below, below
         return below, np.searchsorted(self.outside_O, self.inside_I, side="right")
 
     def _hits(self, allowed: IntArray) -> FloatArray:
@@ -145,10 +148,13 @@ class RankedScores:
     def _rank_mixture_interval(self, fpr: float, confidence: float) -> tuple[float, float]:
         num_in, num_out = self.inside_I.size, self.outside_O.size
         tail = (1.0 - confidence) / 2.0
-        few, many = (int(end) for end in stats.binom.ppf([1e-7, 1.0 - 1e-7], num_out, fpr))
+        reach = 6.0 * float(np.sqrt(num_out * fpr * (1.0 - fpr)))
+        few, many = max(int(num_out * fpr - reach), 0), min(int(num_out * fpr + reach) + 8, num_out)
         # A smooth weight may be taken at fewer places, evenly spaced: 64 of them leave no visible error.
         passing = np.arange(few, many + 1, max(1, (many - few) // 64))
-        weight = stats.binom.pmf(passing, num_out, fpr)
+        log_weight = passing * np.log(fpr) + (num_out - passing) * np.log1p(-fpr)
+        log_weight -= special.gammaln(passing + 1.0) + special.gammaln(num_out - passing + 1.0)
+        weight = np.exp(log_weight - log_weight.max())
         weight /= weight.sum()
         # If k non-members pass the true threshold, it lies between the k-th and the (k+1)-th largest of them, anywhere:
         # so do the members that pass it, between those above the one and those above the other. In the far tail the
@@ -162,14 +168,14 @@ class RankedScores:
         mean = above / (num_in + 1.0)
         centre = float(weight @ mean)
         spread = float(weight @ (mean * (1.0 - mean) / (num_in + 2.0) + (mean - centre) ** 2)) ** 0.5
-        reach = max(centre - 4.0 * spread, 0.0), min(centre + 4.0 * spread, 1.0)
+        ends = max(centre - 4.0 * spread, 0.0), min(centre + 4.0 * spread, 1.0)
 
         def quantile(probability: float) -> float:
             def excess(fraction: float) -> float:
                 return float(weight @ special.betainc(above, not_above, fraction)) - probability
 
-            low, high = reach[0] if excess(reach[0]) < 0.0 else 0.0, reach[1] if excess(reach[1]) > 0.0 else 1.0
-            return float(optimize.brentq(excess, low, high, xtol=1e-10, rtol=1e-8))
+            low, high = ends[0] if excess(ends[0]) < 0.0 else 0.0, ends[1] if excess(ends[1]) > 0.0 else 1.0
+            return float(optimize.brentq(excess, low, high, xtol=1e-9, rtol=1e-7))
 
         low = 0.0 if float(weight @ (hits < 0.5)) > tail else quantile(tail)
         high = 1.0 if float(weight @ (hits > num_in - 0.5)) > tail else quantile(1.0 - tail)
