@@ -6,8 +6,7 @@ so twins stay together. How sure a *patient's* place in the list is, is another 
 disjoint parts of the fleet and foretells it for larger ones.
 
 A headline of measured AUCs has a value of its own for every number of models (noise lifts the upper tail): its interval
-says how well that value is known, not how far it is from the one of infinitely many models. Where most of the figure's
-patients have an AUC of exactly 1 no spread is seen and the interval is too short.
+says how well that value is known, not how far it is from the one of infinitely many models.
 """
 
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from scipy import stats
 from dptrain.attacks.checks import BoolArray, FloatArray, IntArray, checked_matrix, checked_membership
 from dptrain.audit.interval import NOT_ESTIMABLE, Interval
 from dptrain.audit.patients import patient_auc
+from dptrain.audit.roc import clopper_pearson
 from dptrain.audit.screening import spearman_interval
 
 GROUPS = 10
@@ -74,6 +74,22 @@ def headline_interval(
     value = headline(patient_auc(evidence, membership))
     reach = float(stats.t.ppf(0.5 + confidence / 2.0, num_groups - 1)) * error
     return Interval(value, value - reach, value + reach)
+
+
+def p99_interval(
+    evidence_MP: npt.ArrayLike, membership_MP: npt.ArrayLike, pair_M: npt.ArrayLike, confidence: float = 0.95
+) -> Interval:
+    """Return `headline_interval` of the 99th percentile.
+
+    Where no spread is seen (the patients there have an AUC of exactly 1 whichever group is left out), models bound it
+    from one side only: the interval then reaches down by what none of n models in the wrong order leaves open (Clopper
+    & Pearson), n being the models on one side.
+    """
+    found = headline_interval(evidence_MP, membership_MP, pair_M, p99, confidence)
+    if not found.estimable or found.high > found.low:
+        return found
+    open_end = clopper_pearson(0, np.asarray(membership_MP).shape[0] // 2, confidence)[1]
+    return Interval(found.value, max(0.0, found.value - open_end), found.high)
 
 
 def is_resolvable(num_models: int, num_patients: int, threshold: float) -> bool:

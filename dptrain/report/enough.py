@@ -14,7 +14,7 @@ from dptrain.attacks.patient import expand_membership, sum_over_records
 from dptrain.attacks.protocol import attack_named, default_attack
 from dptrain.attacks.signals import compute_signals
 from dptrain.attacks.twins import model_units
-from dptrain.audit.enough import Stability, fraction_at_least, headline_interval, is_resolvable, p99
+from dptrain.audit.enough import Stability, fraction_at_least, headline_interval, is_resolvable, p99_interval
 from dptrain.audit.patients import patient_evidence
 from dptrain.audit.targets import summarise_attack
 from dptrain.report.results import StudyLike
@@ -51,8 +51,11 @@ def _width(
     evidence = patient_evidence(signals, patient, num_patients)
     if headline == "count_0.9" and not is_resolvable(num_models, num_patients, COUNT_THRESHOLD):
         return math.inf
-    figure = p99 if headline == "patient_auc_p99" else fraction_at_least(COUNT_THRESHOLD)
-    interval = headline_interval(evidence, membership, model_units(membership), figure)
+    pair = model_units(membership)
+    if headline == "patient_auc_p99":
+        interval = p99_interval(evidence, membership, pair)
+    else:
+        interval = headline_interval(evidence, membership, pair, fraction_at_least(COUNT_THRESHOLD))
     return interval.high - interval.low
 
 

@@ -12,6 +12,7 @@ from dptrain.audit.enough import (
     is_resolvable,
     models_needed,
     p99,
+    p99_interval,
     stability,
 )
 from dptrain.audit.patients import patient_auc
@@ -42,6 +43,15 @@ def test_the_interval_shrinks_with_the_root_of_the_models() -> None:
         widths[num_models] = np.mean([one.high - one.low for one in found])
     assert widths[32] / widths[128] == pytest.approx(2.0, rel=0.35)
     assert np.isnan(headline_interval(*fleet(1, 6), p99).value)
+
+
+def test_where_no_spread_is_seen_the_interval_is_open_below() -> None:
+    membership = draw_membership(1, 32, 40)
+    found = p99_interval(10.0 * membership, membership, model_units(membership))
+    assert (found.value, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(0.025 ** (1 / 16))
+    usual = fleet(3, 32)
+    assert p99_interval(*usual) == headline_interval(*usual, p99)
 
 
 def test_models_needed() -> None:
