@@ -13,6 +13,7 @@
     dptrain check privacy.epsilon=3 ...      is a private step of this model, loss and data what is accounted?
     dptrain constants data=table ...         write down scaling constants for a new table (or data=meds)
     dptrain attack FILE.npz                  audit models that some other trainer made, from saved logits
+    dptrain plan privacy.epsilon=8,3 ...     what a study costs and what it can show, before it is begun
     dptrain account --sampling-rate ...      epsilon, caps on attacks and patient-level epsilon of a mechanism
 
 `--config-dir FOLDER` beside any of them adds a folder of your own settings files, laid out like `conf/`.
@@ -167,9 +168,9 @@ def swept_values(overrides: list[str]) -> dict[str, list[str]]:
     return values
 
 
-def check_early(overrides: list[str]) -> Config:
-    """Check all settings, and each value of a sweep with the others at their first; raises ConfigError. Returns the
-    configuration with all at their first."""
+def check_early(overrides: list[str], write: bool = True) -> Config:
+    """Check all settings, and each value of a sweep with the others at their first, and, with `write`, that the study's
+    folder can be written; raises ConfigError. Returns the configuration with all at their first."""
     values = swept_values(overrides)
     first = [each[0] for each in values.values()]
     variants = [[value] for each in values.values() for value in each[1:]]
@@ -179,8 +180,9 @@ def check_early(overrides: list[str]) -> Config:
         try:
             config = compose(first + extra)
             configs.append(config)
-            check_folder(Path(config.study.dir))
             check_launcher(overrides)
+            if write:
+                check_folder(Path(config.study.dir))
         except DptrainError as error:
             problems += [problem for problem in error.problems if problem not in problems]
     if problems:
@@ -346,6 +348,7 @@ def _asked_for(composed: DictConfig) -> str:
 
 def run_job(config: Config) -> None:
     """The whole job of one configuration."""
+    from dptrain.plan_command import opening_line
     from dptrain.progress import format_duration
     from dptrain.report.enough import headline_widths
     from dptrain.report.write import write_report
@@ -353,7 +356,7 @@ def run_job(config: Config) -> None:
     from dptrain.study.runner import run_study
 
     start, drawn = time.monotonic(), last_drawing(Path(config.study.dir))
-    study = run_study(config, headline_widths)
+    study = run_study(config, headline_widths, lambda study, missing: log.info(opening_line(study, config, missing)))
     key_file = None if config.study.key_file is None else Path(config.study.key_file)
 
     def draw() -> None:
@@ -440,6 +443,25 @@ def command_screen(arguments: list[str]) -> None:
     print(f"{text}\nEverything is in {folder}")
 
 
+def command_plan(arguments: list[str]) -> None:
+    """dptrain plan [--json] privacy.epsilon=8,3,1,inf fleet.num_models=64"""
+    from dptrain.plan_command import as_json, as_table, plan
+
+    overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    other = [argument for argument in arguments if argument not in (*overrides, "-m", "--multirun", "--json")]
+    if other:
+        raise ConfigError(f"dptrain plan takes the settings of a study and --json, not {other[0]!r}.")
+    check_early(overrides, write=False)
+    values = swept_values(overrides)
+    privacy = [each for name, each in values.items() if name.startswith("privacy.")]
+    others = itertools.product(*(each for name, each in values.items() if not name.startswith("privacy.")))
+    plans = [
+        plan(compose([*settings, *(each[0] for each in privacy)]), arm_labels(list(settings), privacy))
+        for settings in others
+    ]
+    print(as_json(plans) if "--json" in arguments else "\n\n".join(map(as_table, plans)))
+
+
 def command_train(arguments: list[str]) -> None:
     """dptrain train privacy.epsilon=3 release.study=studies/breast_cancer-mlp"""
     from dptrain.release.command import train
@@ -504,6 +526,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "constants": command_constants,
     "gate": command_gate,
     "patient": command_patient,
+    "plan": command_plan,
     "report": command_report,
     "screen": command_screen,
     "status": command_status,

@@ -22,8 +22,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from dptrain import cli
+from dptrain import cli, plan_command
+from dptrain.report import write
+from dptrain.study import runner
 
+LOADED = (plan_command, runner, write)
+"""Imported here once, so that no kill is spent on a run that is still importing."""
 SETTINGS = (
     "privacy.epsilon=8",
     "fleet.num_models=8",

@@ -69,6 +69,8 @@ RULES = (
          but_not_in=("dptrain/screen/", "dptrain/cli.py"), breaks="import dptrain.screen"),
     Rule("nobody but the command line knows the release", "dptrain/", never=("dptrain.release",),
          but_not_in=("dptrain/release/", "dptrain/cli.py"), breaks="import dptrain.release"),
+    Rule("a plan needs no report", "dptrain/plan_command.py", never=("dptrain.report", "dptrain.release"),
+         breaks="from dptrain.report.write import write_report"),
     Rule("nobody imports the command line", "dptrain/", never=("dptrain.cli",), but_not_in=("dptrain/__main__.py",),
          breaks="from dptrain import cli"),
     Rule("accounting a mechanism needs no training", "dptrain/account_command.py",

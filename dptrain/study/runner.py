@@ -56,15 +56,23 @@ Look = Callable[[StudyFolder, Sequence[str]], Mapping[str, float]]
 """(study, labels of complete arms) -> width of the chosen headline's interval in each; given by who judges a study."""
 
 
-def run_study(config: Config, look: Look | None = None) -> StudyFolder:
+Announce = Callable[[StudyFolder, list[tuple[str, int]]], None]
+"""(study, missing blocks): say what is to come, before the first model is trained."""
+
+
+def run_study(config: Config, look: Look | None = None, announce: Announce | None = None) -> StudyFolder:
     """Bring the study to where every arm that this run asks for is complete, and, with `fleet.num_models=auto`, where
-    `look` finds no interval wider than asked in any arm that was begun."""
+    `look` finds no interval wider than asked in any arm that was begun. `announce` is called once if models are
+    missing."""
     study = prepare_study(config)
     labels = []
     for arm in arms_of_job(config):
         labels.append(begin_arm(study, arm).label)
         if config.baseline.num_models and arm.kind in ("none", "private"):
             labels.append(begin_arm(study, arm, is_baseline=True).label)
+    missing = [] if announce is None else missing_blocks(study, labels)
+    if announce is not None and missing:
+        announce(study, missing)
     while True:
         everyone = labels if not study.is_growing else [*labels, *others_begun(study, labels)]
         check_private_arms(study, everyone)
