@@ -109,6 +109,13 @@ def test_markdown_tables_have_as_many_cells_as_headers(files: dict[str, str]) ->
             block = []
 
 
+def test_a_page_for_the_house_says_so_and_a_release_does_not(files: dict[str, str], document: Document) -> None:
+    released = render(dataclasses.replace(document, audience="release"))
+    for name in ("report.html", "report.md"):
+        assert "For internal use" in files[name]
+        assert "For internal use" not in released[name]
+
+
 def test_the_same_document_gives_the_same_bytes(files: dict[str, str], document: Document) -> None:
     assert render(document) == files
 

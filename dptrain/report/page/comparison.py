@@ -23,6 +23,7 @@ from dptrain.report.page.svg import BAND, GRID, PAPER, QUIET, STYLE, arm_color, 
 from dptrain.report.page.tables import Table
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7a6a00", "#56B4E9", "#4d4d4d")
+INTERNAL = "For internal use. This page holds small numbers of patients and is not under disclosure control."
 WORDS = (
     "Each colour is a study, each shape a level of privacy. Up is better diagnosis, left is less risk; the short grey "
     "bar "
@@ -38,13 +39,14 @@ def render_comparison(comparison: Comparison) -> dict[str, str]:
     known = _study_looks(comparison)
     page = environment().get_template("comparison.html.j2").render(
         title=_title(comparison),
+        internal=INTERNAL,
         paragraph=paragraph,
         cautions=comparison.cautions,
         sections=found,
         light=Markup(arm_variables(known, dark=False)),
         dark=Markup(arm_variables(known, dark=True)),
     )
-    lines = [f"# {escaped(_title(comparison))}", ""]
+    lines = [f"# {escaped(_title(comparison))}", "", f"**{INTERNAL}**", ""]
     for text in comparison.cautions:
         lines += [f"> {escaped(text)}", ""]
     lines += ["## What was found", "", escaped(paragraph), ""]

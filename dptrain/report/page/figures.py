@@ -245,7 +245,7 @@ def forest(panels: Sequence[Panel], *, skip: Sequence[str] = ()) -> Callable[[Sc
             axes.spines["left"].set_visible(False)
             axes.grid(axis="x", color=GRID, lw=0.8)
             axes.set_axisbelow(True)
-            axes.xaxis.set_major_locator(MaxNLocator(4 if columns > 1 else 6))
+            axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.margins(x=0.08)
         return figure
 
@@ -260,7 +260,7 @@ def groups(scene: Scene) -> Figure | None:
         return None
     panels: list[tuple[str, Callable[..., Measured | None], float | None]] = [
         ("Recognised how surely\n(mean; 0.5 = guessing)", lambda one: one.mean_auc, 0.5),
-        ("Among the most exposed 1%:\ntimes as many as expected", lambda one: one.relative_change, 1.0),
+        ("In the most exposed 1%:\ntimes as many as expected", lambda one: one.relative_change, 1.0),
         ("Diagnosed how well\n(AUROC)", lambda one: one.auroc, None),
     ]
     columns = 1 if scene.is_narrow else len(panels)

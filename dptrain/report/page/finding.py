@@ -40,6 +40,11 @@ def of_100(value: float) -> str:
     return f"{math.floor(hundred + 0.5):d} of 100"
 
 
+def at_least(value: float) -> str:
+    """`at least 91 of 100`; certainty is not "at least"."""
+    return of_100(value) if value >= 1.0 or 100.0 * value > 99.5 else f"at least {of_100(value)}"
+
+
 def within_chance(arm: Arm) -> bool | None:
     """Whether the most exposed 1% cannot be told from chance: intervals overlap. None if that is not known."""
     p99, null = arm.risk.p99, arm.risk.p99_null
@@ -59,40 +64,47 @@ def _question(document: Document) -> str:
     total = numbers.count(study.num_patients)
     people = f"{total} {word}s" if study.num_patients.value is not None else f"the training {word}s ({total})"
     return (
-        f"The question is whether somebody who can query the model could tell that a particular {word}'s data was "
-        f"used to "
-        f"train it, and what it costs to prevent that. To measure it, {study.num_models} models were trained at each "
-        f"level "
-        f"of privacy, each on a random half of {people} from {study.cohort}{simulated}."
+        f"The question: could somebody who already has a {word}'s record and can query the model learn from its "
+        f"answers "
+        f"that this record was used to train it (and so, for example, that the {word} was treated here), and what "
+        f"does it "
+        f"cost to prevent that? To measure it, {study.num_models} models were trained at each level of privacy, each "
+        f"on a "
+        f"random half of {people} from {study.cohort}{simulated}."
     )
 
 
 def _before(document: Document, arm: Arm) -> list[str]:
     word, p99 = document.summary.patient_word, arm.risk.p99
     if p99.value is None:
-        words = [f"With usual training: how surely the most exposed 1% are recognised is {numbers.figure(p99)}."]
+        words = [f"Without protection: how surely the most exposed 1% are recognised is {numbers.figure(p99)}."]
     else:
-        chance = arm.risk.p99_null
-        beside = ""
+        chance, beside = arm.risk.p99_null, ""
         if chance.value is not None:
-            beside = f"; chance alone shows {of_100(chance.value)} in an experiment of this size"
-        verdict = {True: ", which is no more than chance", False: "", None: ""}[within_chance(arm)]
+            beside = (
+                f". Guessing is 50; but the most exposed are picked out of many, and by that luck alone they would "
+                f"look "
+                f"like {of_100(chance.value)}"
+            )
+        verdict = {True: ", which is no more than luck", False: "", None: ""}[within_chance(arm)]
         words = [
-            f"With usual training, for the most exposed 1% of {word}s an attacker who is shown one model trained with "
-            f"the "
-            f"{word} and one trained without tells which is which in {of_100(p99.value)} tries or more{verdict} (95% "
-            f"interval {_interval_of_100(p99)}; guessing is 50{beside})."
+            f"Without protection, for each of the most exposed 1% of {word}s an attacker who is shown one model "
+            f"trained "
+            f"with the {word} and one trained without tells which is which in {at_least(p99.value)} tries{verdict} "
+            f"(95% "
+            f"interval {_interval_of_100(p99)}){beside}."
         ]
     exposed, average = arm.risk.exposed, arm.attack.auc
     hidden = average.value is not None and p99.value is not None and p99.value - average.value > 0.1
     over_all = f"over all {word}s together it is only {of_100(average.value or 0.5)}, so an average hides them"
     if exposed.withheld:
-        words.append(f"The number of {word}s who stand out one by one: {exposed.withheld}.")
+        words.append(f"The number of {word}s who can be singled out with confidence: {exposed.withheld}.")
     elif exposed.value:
-        who = f"{numbers.count(exposed, interval=False)} {word}s stand out from chance one by one"
+        who = f"{numbers.count(exposed, interval=False)} {word}s can be singled out with confidence"
         words.append(f"{who}; {over_all}." if hidden else f"{who}.")
     elif exposed.value == 0:
-        words.append(f"No single {word} stands out from chance.")
+        few = "With so few models no" if within_chance(arm) is False else "No"
+        words.append(f"{few} single {word} can be singled out with confidence.")
     return words
 
 
@@ -101,7 +113,7 @@ def _with_privacy(document: Document, arm: Arm) -> str:
     if p99.value is None:
         words = f"With {_promise(arm)} that figure is {numbers.figure(p99)}"
     else:
-        verdict = {True: ", no more than chance shows", False: ", still more than chance shows", None: ""}
+        verdict = {True: ", no more than by luck alone", False: ", still more than by luck alone", None: ""}
         words = (
             f"With {_promise(arm)} the most exposed 1% are at {of_100(p99.value)} ({_interval_of_100(p99)})"
             f"{verdict[within_chance(arm)]}"

@@ -9,6 +9,13 @@ from dptrain.report.page.finding import finding
 from dptrain.report.page.sections import Section
 from dptrain.report.page.tables import Table
 
+INTERNAL = (
+    "For internal use. This page holds small numbers of patients and figures of single ones: do not pass it on. What "
+    "may "
+    "leave the house is the version in release/."
+)
+"""At the top of a page that is not under disclosure control."""
+
 
 def markdown_page(document: Document, found: tuple[Section, ...]) -> str:
     """The whole page."""
@@ -16,6 +23,8 @@ def markdown_page(document: Document, found: tuple[Section, ...]) -> str:
     simulated = " (SIMULATED data)" if study.simulated else ""
     lines = [f"# Privacy and performance: {escaped(study.name)}", ""]
     lines += [f"{escaped(study.cohort)}{simulated}, model {escaped(study.model)}.", ""]
+    if document.audience == "house":
+        lines += [f"**{INTERNAL}**", ""]
     for text in document.remarks:
         lines += [f"**{escaped(text)}**", ""]
     for warning in study.warnings:

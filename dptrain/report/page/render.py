@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 from dptrain.report.document import Document
 from dptrain.report.page.figures import arm_looks
 from dptrain.report.page.finding import finding
-from dptrain.report.page.markdown import markdown_page
+from dptrain.report.page.markdown import INTERNAL, markdown_page
 from dptrain.report.page.sections import Section, sections
 from dptrain.report.page.svg import arm_variables
 
@@ -36,6 +36,7 @@ def html_page(document: Document, found: tuple[Section, ...]) -> str:
     return environment().get_template("report.html.j2").render(
         document=document,
         study=document.summary,
+        internal=INTERNAL,
         paragraph=" ".join(finding(document)),
         sections=found,
         light=Markup(arm_variables(known, dark=False)),

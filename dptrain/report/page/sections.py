@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +12,9 @@ from dptrain.report.page.figures import Drawn, Panel, draw, forest
 from dptrain.report.page.tables import Table
 
 WORDS = {
-    "tradeoff": "Up is better diagnosis, left is less risk: the best place is the top left corner.",
+    "tradeoff": "Up is better diagnosis, left is less risk: the best place is the top left corner. Inside the grey "
+    "band "
+    "nothing can be told from luck. The controls only show where a difference comes from; they protect nobody.",
     "survival": "The further to the right a curve reaches beyond the grey band, the more surely single patients are "
     "recognised.",
     "roc": "A curve above the dotted line finds more members than guessing would; no attack whatsoever can reach the "
@@ -181,11 +184,15 @@ def _mechanism(document: Document) -> Section:
     unit = "one patient with all records" if document.summary.unit == "patient" else "one single record"
     if document.summary.patient_word != "patient":
         unit = f"one {document.summary.patient_word}"
+    spent = [(arm.name, arm.privacy.epsilon) for arm in document.arms if arm.privacy.epsilon is not None]
+    factors = ", ".join(f"{math.exp(value):,.3g} at {name}" for name, value in spent if value < 50)
     before = (
         f"Epsilon (ε) and delta (δ) are guaranteed about adding or removing {unit}. They follow from the parameters "
         f"below "
-        "by accounting, not from attacks, and hold for any attacker: with ε the odds that somebody was in the training "
-        "data can grow by at most a factor of e to the power of ε, except with a probability of about δ.",
+        "by accounting, not from attacks, and hold for any attacker: whatever he sees, the odds that somebody was in "
+        "the "
+        "training data can grow by at most a factor of e to the power of ε, except with a probability of about δ"
+        + (f". That is a factor of {factors}." if factors else "."),
     )
     after = tuple(f"Not covered by epsilon: {text}" for text in document.summary.outside_dp)
     return Section(

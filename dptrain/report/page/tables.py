@@ -415,6 +415,13 @@ def glossary(document: Document) -> Table:
     word = document.summary.patient_word
     rows = [
         ("member", f"a {word} whose data was used to train a model"),
+        ("outsider", f"a {word} whose data was not"),
+        (
+            "recognised",
+            f"the attacker, who has the {word}'s record already, tells correctly that it was used for training. He "
+            f"learns "
+            "membership, not what is in the record",
+        ),
         (
             "attack AUC",
             f"of a {word}: the probability that, of one model trained with the {word} and one without, the attacker "
@@ -430,6 +437,7 @@ def glossary(document: Document) -> Table:
         "accounting"),
         ("differential privacy", f"training in which no single {word} can change the model by more than noise hides"),
         ("no privacy", "the usual training, without any protection: the “before”"),
+        ("control", "a level that protects nobody; it is there to show where a difference comes from"),
         ("private recipe, no protection", "the settings that privacy needs (fewer, larger steps) but without "
         "protection"),
         ("clipping only", "every contribution is limited, but no noise is added: no guarantee"),
