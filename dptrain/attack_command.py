@@ -20,12 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dptrain.arguments import ArgumentParser
-from dptrain.attack_files import SavedModels, checked_targets, read_models
+from dptrain.attack_files import TASKS, AnyTask, SavedModels, checked_targets, read_models
 from dptrain.attack_output import attack_json, patients_csv, table
 from dptrain.attacks.gaussian import Variance
 from dptrain.attacks.lira import default_variance
 from dptrain.attacks.protocol import ATTACKS, Attack, attack_named
-from dptrain.attacks.signals import Task, compute_label_signals, compute_log_probabilities, compute_signals
+from dptrain.attacks.signals import (
+    Task,
+    compute_label_signals,
+    compute_log_probabilities,
+    compute_regression_signals,
+    compute_signals,
+)
 from dptrain.attacks.twins import find_twins, model_units
 from dptrain.audit.access_table import AccessRow, access_table
 from dptrain.audit.whole import Answers, WholeAudit, audit_models
@@ -51,7 +57,7 @@ class Request:
     attacks: tuple[str, ...] | None
     variance: Variance | None
     targets: tuple[int, ...] | None
-    task: Task | None
+    task: AnyTask | None
     per_label: bool
     access: bool
     num_permutations: int
@@ -122,9 +128,7 @@ def parse(arguments: Sequence[str]) -> Request:
     parser.add_argument("--attack", action="append", metavar="NAME", help=f"{', '.join(FAMILIES)}; several with commas")
     parser.add_argument("--variance", metavar="HOW", help="of lira: per_record, pooled or shrunk")
     parser.add_argument("--targets", action="append", metavar="M", help="attacked models, for example 64 or 0,1,2")
-    parser.add_argument(
-        "--task", metavar="TASK", help="binary, multiclass or multilabel; told from the labels otherwise"
-    )
+    parser.add_argument("--task", metavar="TASK", help="binary, multiclass, multilabel; told from the labels otherwise")
     parser.add_argument("--per-label", action="store_true", help="attack every label of a multilabel model on its own")
     parser.add_argument("--access", action="store_true", help="also attack what is left if the model says less")
     parser.add_argument("--out", metavar="DIR", help="folder of the result; beside FILE otherwise")
@@ -139,8 +143,8 @@ def parse(arguments: Sequence[str]) -> Request:
         problems.append(f"--variance {given.variance} must be one of {', '.join(get_args(Variance))}.")
     if given.variance is not None and names is not None and not any(name.startswith("lira_") for name in names):
         log.warning("--variance has no effect without lira_online or lira_offline.")
-    if given.task is not None and given.task not in get_args(Task):
-        problems.append(f"--task {given.task} must be one of {', '.join(get_args(Task))}.")
+    if given.task is not None and given.task not in TASKS:
+        problems.append(f"--task {given.task} must be one of {', '.join(TASKS)}.")
     numbers = {
         name: _whole(f"--{name.replace('_', '-')}", getattr(given, name), least, problems)
         for name, least in (("num_permutations", 20), ("seed", 0), ("threads", 1))
@@ -240,6 +244,8 @@ def _obstacle(attack: Attack, request: Request, models: SavedModels) -> str:
     has_logits = models.population_logits is not None
     if attack.needs_population and not has_logits and models.population_signals is None:
         return "it needs population_signals (or population_logits): records that no model was trained on."
+    if attack.needs_population and models.task == "regression":
+        return "it compares probabilities, and a regression model gives none."
     if attack.needs_population and not has_logits and models.task == "multilabel":
         return "with several labels it needs population_logits and population_labels, not population_signals."
     return ""
@@ -257,6 +263,10 @@ def answers_of(models: SavedModels, *, per_label: bool = False) -> Answers:
     assert models.logits is not None
     assert models.labels is not None
     assert models.task is not None
+    if models.task == "regression":
+        return Answers(
+            _kept(_regression_signals(models.logits, models.labels)), models.membership_MP, models.patient_N
+        )  # fmt: skip
     with_population = models.population_logits is not None
     is_sum = models.task == "multilabel"
     audited = _signals(models.logits, models.labels, models.task, per_label)
@@ -286,6 +296,13 @@ def _signals(logits: Any, labels: Any, task: Task, per_label: bool) -> NDArray[n
     return np.stack([compute_signals(logits[:, :, v], labels, task) for v in range(logits.shape[2])], axis=2)
 
 
+def _regression_signals(outputs: Any, targets: Any) -> NDArray[np.float64]:
+    if outputs.ndim == 3:
+        return compute_regression_signals(outputs, targets)
+    queries = [compute_regression_signals(outputs[:, :, v], targets) for v in range(outputs.shape[2])]
+    return np.stack(queries, axis=2)
+
+
 def _log_probabilities(logits: Any, labels: Any, task: Task) -> NDArray[np.float64]:
     if logits.ndim == 3:
         return compute_log_probabilities(logits, labels, task)
@@ -302,8 +319,10 @@ def _kept(values: NDArray[Any] | None) -> Any:
 
 
 def _access(models: SavedModels, plan: Plan, targets: NDArray[np.int64]) -> tuple[AccessRow, ...]:
-    if models.logits is None or models.logits.ndim != 3:
-        raise ConfigError("--access needs logits with one query per record: signals do not say what else is answered.")
+    if models.logits is None or models.logits.ndim != 3 or models.task == "regression":
+        raise ConfigError(
+            "--access needs logits of a classifier with one query per record: signals do not say what else is answered."
+        )
     assert models.labels is not None
     assert models.task is not None
     population = None

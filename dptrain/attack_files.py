@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,10 @@ from numpy.typing import NDArray
 from dptrain.attack_arrays import GROUP_PREFIX, folder_arrays, npz_arrays
 from dptrain.attacks.signals import Task
 from dptrain.errors import DataError
+
+AnyTask = Task | Literal["regression"]
+TASKS: tuple[AnyTask, ...] = (*get_args(Task), "regression")
+"""regression must be asked for: numbers as labels look like classes."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class SavedModels:
     patient_N: NDArray[np.int64]
     patient_ids: NDArray[np.str_]
     """(P,)"""
-    task: Task | None
+    task: AnyTask | None
     """None if there are no logits."""
     logits: NDArray[np.floating] | None
     """(M, N, K), or (M, N, V, K) for V queries."""
@@ -56,7 +60,7 @@ def read_models(path: Path, task: str | None = None) -> SavedModels:
     """Read and check a .npz file or a folder of models.
 
     Args:
-        task: binary, multiclass or multilabel; None: told from labels and outputs.
+        task: binary, multiclass, multilabel or regression; None: told from labels and outputs.
 
     Raises:
         DataError: every problem that was found.
@@ -119,7 +123,7 @@ class _Reader:
         shapes = "(models, records, outputs) or (models, records, queries, outputs)"
         return self.floats("logits", shapes, (3, 4)), None
 
-    def labels(self, key: str, logits: NDArray[np.floating]) -> tuple[Task | None, NDArray[np.float64] | None]:
+    def labels(self, key: str, logits: NDArray[np.floating]) -> tuple[AnyTask | None, NDArray[np.float64] | None]:
         num_records, num_outputs = logits.shape[1], logits.shape[-1]
         if key not in self.arrays:
             self.problems.append(f"{key} is missing; logits need the true labels ({num_records},) of their records.")
@@ -139,6 +143,10 @@ class _Reader:
         task = self.task(labels, num_outputs)
         if task == "multiclass" and labels.ndim == 2:
             labels = labels.argmax(axis=1).astype(np.float64)
+        if task == "regression":
+            if np.isinf(labels).any() or labels.size != num_records * num_outputs:
+                self.problems.append(f"{key} of task=regression must be finite numbers, one for each output.")
+            return task, labels
         allowed = np.arange(num_outputs) if task == "multiclass" else np.array([0.0, 1.0])
         right = np.isin(labels, allowed) | (np.isnan(labels) if task == "multilabel" else False)
         wants_columns = task == "multilabel"
@@ -155,11 +163,11 @@ class _Reader:
             return None, None
         return task, labels
 
-    def task(self, labels: NDArray[np.float64], num_outputs: int) -> Task:
+    def task(self, labels: NDArray[np.float64], num_outputs: int) -> AnyTask:
         """As asked; else one output is binary, one 1 in every row (or a class number) is multiclass."""
-        for name in get_args(Task):
+        for name in TASKS:
             if name == self.asked_task:
-                return name  # type: ignore[no-any-return]
+                return name
         if num_outputs == 1:
             return "binary"
         one_hot = labels.ndim == 1 or bool(np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all())
@@ -234,7 +242,7 @@ class _Reader:
         return True
 
     def population(
-        self, answers: NDArray[np.floating] | None, logits: NDArray[np.floating] | None, task: Task | None
+        self, answers: NDArray[np.floating] | None, logits: NDArray[np.floating] | None, task: AnyTask | None
     ) -> tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]:
         """(logits, labels, signals) of records that no model was trained on."""
         if "population_signals" in self.arrays and "population_logits" in self.arrays:

@@ -138,6 +138,22 @@ def test_queries_and_labels_are_combined(tmp_path: Path) -> None:
     assert apart["risk"] == together["risk"]
 
 
+def test_regression_must_be_asked_for(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    truth = rng.normal(size=P)
+    outputs = truth + np.where(HALVES, 0.5, 1.0) * rng.normal(size=(M, P))
+    path = saved(tmp_path, membership=HALVES, logits=outputs[:, :, None], labels=truth)
+    with pytest.raises(DataError, match="--task"):
+        run(path)
+    found = run(path, "--task", "regression", "--attack", "threshold")
+    totals = -((outputs - truth) ** 2)
+    expected = np.mean([auc(row, member) for row, member in zip(totals, HALVES, strict=True)])
+    assert found["attacks"]["threshold"]["auc"] == pytest.approx(expected, abs=1e-9)
+    assert "rmia_online" in run(path, "--task", "regression")["not_run"]
+    with pytest.raises(ConfigError, match="classifier"):
+        run(path, "--task", "regression", "--access")
+
+
 def test_a_folder_of_models_as_the_reference_study_writes_them(tmp_path: Path) -> None:
     one_hot = np.eye(3)[LABELS]
     for model in range(M):
@@ -211,7 +227,7 @@ def test_records_of_a_patient_must_go_together(tmp_path: Path) -> None:
         (["--targets", "x"], "--targets x must be numbers"),
         (["--targets", "12"], "12 is not one of the models"),
         (["--attack", "rmia_online"], "population_signals"),
-        (["--task", "regression"], "--task regression must be one of"),
+        (["--task", "ranking"], "--task ranking must be one of"),
         (["--num-permutations", "3"], "at least 20"),
         (["--per-label"], "multilabel"),
         (["--access"], "needs logits"),

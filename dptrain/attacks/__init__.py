@@ -5,7 +5,12 @@ from dptrain.attacks.lira import lira_offline, lira_online
 from dptrain.attacks.patient import expand_membership, max_over_records, sum_over_records
 from dptrain.attacks.protocol import ATTACKS, Attack, attack_named, default_attack
 from dptrain.attacks.rmia import rmia_offline, rmia_one_reference, rmia_online
-from dptrain.attacks.signals import compute_label_signals, compute_log_probabilities, compute_signals
+from dptrain.attacks.signals import (
+    compute_label_signals,
+    compute_log_probabilities,
+    compute_regression_signals,
+    compute_signals,
+)
 from dptrain.attacks.threshold import threshold_scores
 from dptrain.attacks.twins import find_twins, model_units
 
@@ -18,6 +23,7 @@ __all__ = [
     "attack_named",
     "compute_label_signals",
     "compute_log_probabilities",
+    "compute_regression_signals",
     "compute_signals",
     "default_attack",
     "expand_membership",

@@ -65,6 +65,32 @@ def compute_label_signals(logits_MNL: npt.ArrayLike, labels_NL: npt.ArrayLike) -
     return signals
 
 
+def compute_regression_signals(outputs_MNK: npt.ArrayLike, targets: npt.ArrayLike) -> FloatArray:
+    """Return (M, N) float64 signals of regression models: minus the squared error, summed over outputs.
+
+    HIGHER MEANS MEMBER. Up to a factor this is the log-likelihood of normal errors, so evidence adds up.
+
+    Args:
+        outputs_MNK: (M, N, K) predictions of any float type.
+        targets: (N,) or (N, K) true values; NaN ones are left out.
+
+    Raises:
+        ValueError: shapes that do not fit, or predictions that are not finite.
+    """
+    outputs = np.asanyarray(outputs_MNK)
+    if outputs.ndim != 3 or outputs.size == 0 or not np.issubdtype(outputs.dtype, np.floating):
+        raise ValueError(f"outputs.shape={outputs.shape}, dtype={outputs.dtype} must be (models, records, outputs).")
+    truth = np.asarray(targets, dtype=np.float64)
+    truth = truth[:, None] if truth.ndim == 1 else truth
+    if truth.shape != outputs.shape[1:]:
+        raise ValueError(f"targets.shape={np.shape(targets)} must be {outputs.shape[1:]}, one value per output.")
+    signals = np.empty(outputs.shape[:2], dtype=np.float64)
+    for model, records, values_NK in logit_chunks(outputs):
+        error_NK = np.nan_to_num(values_NK - truth[records], nan=0.0)
+        signals[model, records] = -np.einsum("nk,nk->n", error_NK, error_NK)
+    return signals
+
+
 def compute_log_probabilities(logits_MNK: npt.ArrayLike, labels: npt.ArrayLike, task: Task) -> FloatArray:
     """Return (M, N) float64 log p(y | x), the log-probability of the true label (nats, at most 0). HIGHER MEANS MEMBER.
 

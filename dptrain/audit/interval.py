@@ -58,3 +58,27 @@ def jeffreys_interval(count: float, total: float, confidence: float = 0.95) -> I
     high = 1.0 if count == total else float(special.betaincinv(count + 0.5, total - count + 0.5, 1.0 - tail))
     value = count / total
     return Interval(value, min(low, value), max(high, value))
+
+
+def clopper_pearson(count: float, total: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the exact binomial interval for a fraction (Clopper & Pearson 1934, doi
+    10.1093/biomet/26.4.404).
+
+    Non-integer counts are allowed (effective sample sizes).
+
+    Raises:
+        ValueError: a count outside 0..total, or a confidence outside (0, 1).
+    """
+    check_fraction("confidence", confidence)
+    if not 0 <= count <= total or total <= 0:
+        raise ValueError(f"count={count} must lie in 0..total={total}, with total above 0.")
+    tail = (1.0 - confidence) / 2.0
+    low = 0.0 if count == 0 else float(special.betaincinv(count, total - count + 1, tail))
+    high = 1.0 if count == total else float(special.betaincinv(count + 1, total - count, 1.0 - tail))
+    return low, high
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Raises ValueError unless 0 < value < 1."""
+    if not 0.0 < value < 1.0:
+        raise ValueError(f"{name}={value} must be a fraction between 0 and 1, for example 0.01 for one percent.")

@@ -21,7 +21,8 @@ from scipy import stats
 from dptrain.attacks.checks import FloatArray, checked_matrix, checked_membership
 from dptrain.attacks.twins import model_units
 from dptrain.audit.interval import Interval
-from dptrain.audit.roc import FPRS, RankedScores, TprAtFpr
+from dptrain.audit.ranked import RankedScores, TprAtFpr
+from dptrain.audit.roc import FPRS
 
 
 @dataclass(frozen=True)

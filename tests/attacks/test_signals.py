@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from dptrain.attacks import compute_label_signals, compute_log_probabilities, compute_signals, signals
+from dptrain.attacks import (
+    compute_label_signals,
+    compute_log_probabilities,
+    compute_regression_signals,
+    compute_signals,
+    signals,
+)
 from tests.oracles import attack_oracles
 
 CASES = [("binary", 1), ("multiclass", 2), ("multiclass", 5), ("multilabel", 3)]
@@ -100,3 +106,20 @@ def test_a_diverged_model_is_named():
     logits[2, 1] = np.nan
     with pytest.raises(ValueError, match="model 2"):
         compute_signals(logits, [0, 1, 0, 1], "binary")
+
+
+def test_regression_is_minus_the_squared_error_of_the_outputs_that_are_known():
+    outputs = np.random.default_rng(0).normal(size=(2, 4, 3)).astype(np.float32)
+    truth = np.arange(12.0).reshape(4, 3)
+    truth[1, 2] = np.nan
+    expected = -np.nansum((outputs.astype(float) - truth) ** 2, axis=2)
+    np.testing.assert_allclose(compute_regression_signals(outputs, truth), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        compute_regression_signals(outputs[:, :, :1], truth[:, 0]), -((outputs[:, :, 0] - truth[:, 0]) ** 2)
+    )
+    for bad, target in ((outputs[0], truth), (outputs, truth[:, :2])):
+        with pytest.raises(ValueError, match="must be"):
+            compute_regression_signals(bad, target)
+    outputs[1, 0, 0] = np.inf
+    with pytest.raises(ValueError, match="model 1"):
+        compute_regression_signals(outputs, truth)
