@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from scipy import special
 
 from dptrain.attacks import lira_offline, reference_means, rmia_offline, rmia_one_reference, rmia_online
+from dptrain.attacks.offline_mean import A_WITHOUT_CHOICE, chosen_a
 from dptrain.attacks.reference_means import reference_means as means_of
-from dptrain.attacks.rmia import A_WITHOUT_CHOICE, chosen_a
 from dptrain.attacks.twins import model_units
 from dptrain.audit import auc
 from tests.oracles import attack_oracles
