@@ -100,7 +100,8 @@ class Ledger:
         self.num_steps += 1
         self.num_sampled += len(units)
         self.num_empty += len(units) == 0
-        once = np.unique(units)
+        # Units come ascending; only where they do not is it worth to sort.
+        once = units if bool((units[1:] > units[:-1]).all()) else np.unique(units)
         known = once[(once >= 0) & (once < len(self.is_member))]
         known = known[self.is_member[known]]
         self.num_strangers += len(units) - len(known)

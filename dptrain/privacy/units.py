@@ -79,7 +79,9 @@ class UnitIndex:
         Units with more than `max_records` records lend a uniformly random choice of that many. The choice of a unit
         depends on random numbers only, never on other units' data, so it is part of the unit's own contribution.
         """
-        sizes = self.sizes[units]
+        sizes = self.offsets[units + 1] - self.offsets[units]
+        if bool((sizes == 1).all()):
+            return self.records[self.offsets[units]], np.arange(len(units))
         owner = np.repeat(np.arange(len(units)), sizes)
         starts = np.repeat(self.offsets[units] - np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes)
         rows = self.records[starts + np.arange(len(owner))]

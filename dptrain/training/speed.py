@@ -41,3 +41,11 @@ class SpeedConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
+
+
+def apply_speed(speed: SpeedConfig) -> None:
+    """Set this process's library for matrix products."""
+    import torch
+
+    precision = "bf16" if speed.matmul == "onednn" else "none"
+    torch.backends.mkldnn.matmul.fp32_precision = precision

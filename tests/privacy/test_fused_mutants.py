@@ -69,11 +69,10 @@ def _shares(self):
     self._noises = [torch.Generator().manual_seed(7)] * len(self._noises)
 
 
-def _neighbours_noise(self, batches):
-    """The noise of the first model is added to all."""
-    normal = FusedEngine._add_noise
+def _neighbours_noise(self):
+    """All models share one array of noise."""
     self._noise = self._noise[:1].expand_as(self._noise)
-    return normal(self, batches)
+    return FusedEngine._add_noise(self)
 
 
 def _patch_clip(change):
@@ -181,18 +180,16 @@ def _other_models_batch(self, batches, max_records):
 
 def _splits_units(self, batches, ranges):
     rows = [(start, stop) for start, stop in ranges]
-    total = [0.0] * len(batches)
+    total = torch.zeros(2, len(batches))
     for first in range(0, max(stop for _, stop in rows), 2):
-        part = [(min(first, stop), min(first + 2, stop)) for _, stop in rows]
-        for index, loss in enumerate(FusedEngine._clipped_pass(self, batches, part)):
-            total[index] += loss
+        total += FusedEngine._clipped_pass(self, batches, [(min(first, end), min(first + 2, end)) for _, end in rows])
     return total
 
 
 MUTANTS = {
     "half of the noise": (broken(__init__=_init(_halves)), "noise"),
     "one stream of noise for all models": (broken(__init__=_init(_shares)), "noise"),
-    "noise of the first model for all": (broken(_add_noise=_neighbours_noise), "noise"),
+    "one array of noise for all models": (broken(_add_noise=_neighbours_noise), "noise"),
     "no clipping": (_patch_clip(_nothing_clipped), "sensitivity"),
     "one clip weight per batch": (_patch_clip(_whole_batch), "independence"),
     "clips to 2 C": (_patch_clip(_twice_c), "sensitivity"),

@@ -104,18 +104,23 @@ class FusedEngine:
         stack.gradient.zero_()
         limit = max(min(max_records, self._max_rows // stack.num_models), 1)
         cuts = [cut_at_units(batch.owner, limit) for batch in batches]
-        losses = [0.0] * stack.num_models
+        sums = stack.values.new_zeros((2, stack.num_models))
         for index in range(max(map(len, cuts))):
-            ranges = [cut[index] if index < len(cut) else (0, 0) for cut in cuts]
-            for model, loss in enumerate(self._clipped_pass(batches, ranges)):
-                losses[model] += loss
-        means = [loss / len(b.owner) if len(b.owner) else math.nan for loss, b in zip(losses, batches, strict=True)]
-        noised = self._add_noise(batches)
+            sums += self._clipped_pass(batches, [cut[index] if index < len(cut) else (0, 0) for cut in cuts])
+        noised = self._add_noise()
+        # The only place in a step where a GPU is waited for.
+        losses, nonfinite, noise_norms, sum_norms = torch.cat([sums, self._found(noised)]).tolist()
+        for ledger, num in zip(self.ledgers, nonfinite, strict=True):
+            ledger.num_nonfinite += int(num)
+        self._enter(batches, noise_norms, sum_norms)
         self._is_inside_step = False
-        return noised, means
+        return noised, [
+            loss / len(b.owner) if len(b.owner) else math.nan for loss, b in zip(losses, batches, strict=True)
+        ]
 
-    def _clipped_pass(self, batches: Sequence[UnitBatch], ranges: list[tuple[int, int]]) -> list[float]:
-        """Add the clipped sums of these records to `stack.gradient`; returns sums of losses."""
+    def _clipped_pass(self, batches: Sequence[UnitBatch], ranges: list[tuple[int, int]]) -> Tensor:
+        """Add the clipped sums of these records to `stack.gradient`; returns (2, K): each model's sum of losses and
+        number of records that are not finite."""
         packed = pack(batches, ranges)
         stack = self.stack
         stack.tape.private = True
@@ -131,22 +136,24 @@ class FusedEngine:
             rows = torch.stack(
                 [losses.nan_to_num(0.0, 0.0, 0.0).masked_fill(~real, 0.0), (real & ~finite).to(losses.dtype)]
             )
-            sums: list[list[float]] = rows.view(2, stack.num_models, -1).sum(2).tolist()
-        for ledger, num in zip(self.ledgers, sums[1], strict=True):
-            ledger.num_nonfinite += int(num)
-        return sums[0]
+            return rows.view(2, stack.num_models, -1).sum(2)
 
-    def _add_noise(self, batches: Sequence[UnitBatch]) -> Tensor:
-        """Draw, add, divide, and enter what is then found in the gradient."""
-        clipped, noise = self.stack.gradient, self._noise
+    def _add_noise(self) -> Tensor:
+        """(K, P) clipped sums plus noise from each model's own stream, divided."""
         scale = self.noise_multiplier * self.clipping_norm
         if scale > 0:
-            for row, generator in zip(noise, self._noises, strict=True):
+            for row, generator in zip(self._noise, self._noises, strict=True):
                 row.normal_(0.0, scale, generator=generator)
-        result = torch.add(clipped, noise).div_(self.divisor)
-        norm = torch.linalg.vector_norm
-        found = torch.stack([norm(torch.sub(result * self.divisor, clipped), dim=1), norm(clipped, dim=1)]).tolist()
-        for ledger, batch, noise_norm, sum_norm in zip(self.ledgers, batches, *found, strict=True):
+        return torch.add(self.stack.gradient, self._noise).div_(self.divisor)
+
+    def _found(self, noised: Tensor) -> Tensor:
+        """(2, K) norms of the noise that is in what the optimizers receive, and of the clipped sums."""
+        clipped = self.stack.gradient
+        noise = torch.add(clipped, noised, alpha=-self.divisor)
+        return torch.stack([torch.linalg.vector_norm(noise, dim=1), torch.linalg.vector_norm(clipped, dim=1)])
+
+    def _enter(self, batches: Sequence[UnitBatch], noise_norms: list[float], sum_norms: list[float]) -> None:
+        for ledger, batch, noise_norm, sum_norm in zip(self.ledgers, batches, noise_norms, sum_norms, strict=True):
             ledger.enter(
                 batch.units,
                 self.noise_multiplier,
@@ -154,9 +161,8 @@ class FusedEngine:
                 self.divisor,
                 noise_norm,
                 sum_norm,
-                clipped.shape[1],
+                self.stack.gradient.shape[1],
             )
-        return result
 
 
 @dataclass(frozen=True)
