@@ -325,6 +325,14 @@ class FleetConfig:
     """Which of them this is; filled in by `shards`."""
     arms: tuple[str, ...] = ()
     """Labels of all arms of the sweep, which every shard brings to completion; filled in by `shards`."""
+    device: str = "cpu"
+    """cpu, cuda, or auto (cuda where there is a GPU). Several GPUs take blocks in turn. Fixed when the study is
+    created, because it changes rounding."""
+    tune: bool = False
+    """Choose how many models go through a pass, and the library for matrix products, by a short trial when the study
+    is created. Off, two studies of one configuration are the same bytes on machines of one kind."""
+    tf32: bool = False
+    """On a GPU: TF32 products for arms without clipping. Private arms never use it."""
 
     def __post_init__(self) -> None:
         problems: list[str] = []
@@ -350,6 +358,8 @@ class FleetConfig:
             problems.append(f"fleet.shards={self.shards} must be >= 1: jobs that share the work.")
         elif not 0 <= self.shard < self.shards:
             problems.append(f"fleet.shard={self.shard} must be in 0..{self.shards - 1}. Leave it out: it is filled in.")
+        if self.device not in ("auto", "cpu", "cuda"):
+            problems.append(f"fleet.device={self.device!r} must be auto, cpu or cuda. Several GPUs are used in turn.")
         _raise_if(problems)
 
 

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 ROUNDS, QUICK_ROUNDS = 5, 1
+GROWTH_STEPS = 150
 TARGETS = {"ehr": (50.0, 0.9), "ecg": (2.5, 0.8), "img28": (2.6, 0.8), "img64": (3.0, 0.8)}
 """Private against Opacus, private against plain."""
 
@@ -97,11 +98,10 @@ def fleet_seconds(work: Workload, label: str, num_steps: int, num_models: int, p
     from dptrain.privacy.mechanism import Mechanism
     from dptrain.training.arms import arm_from_label
     from dptrain.training.fleet import train_fleet_block
-    from dptrain.training.speed import SpeedConfig, apply_speed
+    from dptrain.training.speed import SpeedConfig
 
     config, data = config_and_data(work, num_steps, patients)
     speed = SpeedConfig.read(json.loads(os.environ.get("BENCH_SPEED", "{}")))
-    apply_speed(speed)
     recipe = config.training.private
     mechanism = Mechanism("patient", recipe.sampling_rate, 1.0 if label != "matched" else 0.0, 1.0, num_steps,
                           float(work.batch), 1e-6)  # fmt: skip
@@ -198,7 +198,7 @@ def operations(name: str) -> float:
     return counter.get_total_flops() / 8
 
 
-def children(num: int, *arguments: str, threads: int = 1) -> list[float]:
+def children(num: int, *arguments: str, threads: int = 1) -> list[list[float]]:
     """What so many processes at the same time print."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     command = [sys.executable, __file__, "--child", *arguments]
@@ -206,7 +206,7 @@ def children(num: int, *arguments: str, threads: int = 1) -> list[float]:
     outputs = [process.communicate()[0] for process in started]
     if any(process.returncode for process in started):
         raise SystemExit(f"{arguments} failed")
-    return [float(output.split()[-1]) for output in outputs]
+    return [json.loads(output.splitlines()[-1]) for output in outputs]
 
 
 def measure(names: list[str], rounds: int, seconds: float) -> dict[str, dict[str, float]]:
@@ -216,10 +216,10 @@ def measure(names: list[str], rounds: int, seconds: float) -> dict[str, dict[str
         work = [(variant, []) for variant in ("opacus", "private", "plain", "gemm")]
         found: dict[str, list[float]] = dict(work)
         for _ in range(rounds):
-            found["opacus"].append(sum(children(1, "opacus", name, str(seconds), threads=2)))
-            found["private"].append(sum(children(2, "private", name, str(seconds))))
-            found["plain"].append(sum(children(2, "plain", name, str(seconds))))
-            found["gemm"].append(sum(children(2, "gemm", name, "0")))
+            for variant, rates in found.items():
+                processes = children(1 if variant == "opacus" else 2, variant, name, str(seconds),
+                                     threads=2 if variant == "opacus" else 1)  # fmt: skip
+                rates.append(sum(rate for (rate,) in processes))
         middle = {key: statistics.median(values) for key, values in found.items()}
         floor = middle.pop("gemm") / operations(name)
         ratio = middle["private"] / middle["opacus"]
@@ -233,7 +233,8 @@ def show(name: str, row: dict[str, float]) -> None:
     """One line of the table."""
     against_opacus, against_plain = TARGETS[name]
     print(
-        f"| {name:<6}| {row['opacus']:>9,.0f} | {row['private']:>9,.0f} | {row['plain']:>9,.0f} | {row['floor']:>10,.0f} "
+        f"| {name:<6}| {row['opacus']:>9,.0f} | {row['private']:>9,.0f} | {row['plain']:>9,.0f} "
+        f"| {row['floor']:>10,.0f} "
         f"| {row['ratio']:>6.1f} ({against_opacus:g}) | {row['of_plain']:>5.2f} ({against_plain:g}) |",
         flush=True,
     )
@@ -241,24 +242,39 @@ def show(name: str, row: dict[str, float]) -> None:
 
 def growth() -> None:
     """Seconds and peak memory of a process that trains more models, or models of more patients."""
-    work = WORKLOADS["ehr"]
-    print("| models | patients | steps | seconds | per model and sample, relative | peak memory, MB |\n|---|---|---|---|---|---|")
-    first = None
+    print("| models | patients | records in all steps | seconds | per record, relative | peak memory, MB |")
+    print("|---|---|---|---|---|---|")
+    first = 0.0
     for models, patients in ((8, 2048), (16, 2048), (32, 2048), (8, 4096), (8, 8192)):
-        seconds, memory = children(1, "growth", str(models), str(patients))[0], 0.0
-        seconds, memory = divmod(seconds, 1e6) if False else (seconds, memory)
-        samples = models * 200 * work.batch * patients / 2048
-        first = first or seconds / samples
-        print(f"| {models} | {patients} | 200 | {seconds:.2f} | {seconds / samples / first:.2f} |")
+        records = models * GROWTH_STEPS * WORKLOADS["ehr"].batch * patients // 2048
+        seconds, memory = children(1, "growth", str(models), str(patients))[0]
+        first = first or seconds / records
+        relative = seconds / records / first
+        print(f"| {models} | {patients} | {records:,} | {seconds:.2f} | {relative:.2f} | {memory:.0f} |")
 
 
-def child(kind: str, name: str, value: str) -> float:
+def grown(num_models: int, patients: int) -> tuple[float, float]:
+    """Processor seconds and peak memory (MB) of one process that trains so many models in blocks of four."""
+    from dptrain.training.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    work = dataclasses.replace(WORKLOADS["ehr"], batch=WORKLOADS["ehr"].batch * patients // 2048)
+    fleet_seconds(work, "eps=8", 2, 4, patients)
+    start = time.process_time()
+    for _ in range(num_models // 4):
+        fleet_seconds(work, "eps=8", GROWTH_STEPS, 4, patients)
+    return time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def child(kind: str, name: str, value: str) -> tuple[float, ...]:
     """One measurement in a process of its own."""
+    if kind == "growth":
+        return grown(int(name), int(value))
     if kind == "opacus":
-        return opacus(name, float(value))
+        return (opacus(name, float(value)),)
     if kind == "gemm":
-        return gemm_rate()
-    return ours(name, "matched" if kind == "plain" else "eps=8", float(value))
+        return (gemm_rate(),)
+    return (ours(name, "matched" if kind == "plain" else "eps=8", float(value)),)
 
 
 def main() -> None:
@@ -270,7 +286,10 @@ def main() -> None:
     parser.add_argument("--child", nargs=3)
     arguments = parser.parse_args()
     if arguments.child:
-        print(child(*arguments.child))
+        print(json.dumps(child(*arguments.child)))
+        return
+    if arguments.growth:
+        growth()
         return
     print("| fleet | Opacus | private | plain | floor | private/Opacus (target) | private/plain (target) |")
     print("|---|---|---|---|---|---|---|")

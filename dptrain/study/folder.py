@@ -37,6 +37,7 @@ from dptrain.study.blocks import block_models, block_path, num_blocks, read_bloc
 from dptrain.study.claims import Watch, claim
 from dptrain.study.frozen import difference, fingerprint, freeze
 from dptrain.training.arms import arm_from_label
+from dptrain.training.choose_speed import choose_speed
 
 SCHEMA = 1
 BASELINE = "baseline/"
@@ -183,6 +184,7 @@ class StudyFolder:
     @classmethod
     def _create(cls, path: Path, settings: dict[str, Any], config: Config, cohort: Cohort) -> StudyFolder:
         """Write a new study; `study.json` comes last and makes it one."""
+        speed = choose_speed(config, cohort)
         _write_cohort(path, cohort)
         num_models = config.fleet.num_models
         if not num_models:
@@ -201,6 +203,7 @@ class StudyFolder:
             "settings": settings,
             "fingerprint": fingerprint(settings),
             "block_size": config.fleet.block_size,
+            "speed": speed.to_dict(),
             "cohort": _cohort_summary(cohort),
         }
         write_json(path / "study.json", info)

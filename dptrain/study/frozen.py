@@ -21,6 +21,9 @@ FREE = (
     "fleet.shard",
     "fleet.arms",
     "fleet.block_size",
+    "fleet.device",
+    "fleet.tune",
+    "fleet.tf32",
     "study.dir",
     "study.key_file",
     "study.name",
@@ -28,7 +31,7 @@ FREE = (
     "data.path",
 )
 """Settings that may differ between runs of one study: which arm is asked for, speed, and where files lie. The data are
-held to by their content, not by their path. `block_size` is fixed when the study is created."""
+held to by their content, not by their path. `block_size`, `device`, `tune` and `tf32` act when the study is created."""
 
 FREE_DATA_OPTIONS = ("cache_dir", "root", "workers")
 """The same for settings that only some data sets have (images, ECGs): where decoded files lie, and speed."""

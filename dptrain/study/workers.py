@@ -60,9 +60,16 @@ class Worker:
         self.watch = Watch()
         self._study = StudyFolder.open(path)
         self._config = self._study.config()
-        self._data = FleetData.build(self._study.training_cohort(), self._config.privacy.unit)
-        self._membership = self._study.training_membership()
         self._speed = SpeedConfig.read(self._study.info.get("speed"))
+        self._data = FleetData.build(self._study.training_cohort(), self._config.privacy.unit, self._device())
+        self._membership = self._study.training_membership()
+
+    def _device(self) -> str:
+        if self._speed.device == "cpu":
+            return "cpu"
+        if not torch.cuda.is_available():
+            raise StudyError("This study was created with fleet.device=cuda, and PyTorch finds no GPU here.")
+        return f"cuda:{self.index % torch.cuda.device_count()}"
 
     def train(self, label: str, index: int) -> bool:
         """Train and write one block, if it is missing or damaged; False if somebody else holds its claim."""
@@ -112,7 +119,9 @@ class _Crew:
         self._study = study
         # A file that was there before all of this is damaged: it counts when its contents are right.
         self._left = {task: block_path(study.path, *task).exists() for task in tasks}
-        self._context: Any = multiprocessing.get_context(START_METHOD)
+        # A forked process cannot use a GPU that its parent has looked at.
+        on_gpu = SpeedConfig.read(study.info.get("speed")).device == "cuda"
+        self._context: Any = multiprocessing.get_context("spawn" if on_gpu else START_METHOD)
         self._watch = Watch()
         self._deaths = 0
         self._looked = time.monotonic()

@@ -41,7 +41,7 @@ from dptrain.training.loop import (
     weight_average,
 )
 from dptrain.training.losses import RECORD_LOSSES
-from dptrain.training.speed import SpeedConfig
+from dptrain.training.speed import SpeedConfig, set_libraries
 from dptrain.training.utility import auroc
 
 EVALUATION_BATCH = 8192
@@ -74,15 +74,20 @@ class FleetData:
     test_rows: NDArray[np.int64]
 
     @classmethod
-    def build(cls, cohort: Cohort, unit: str) -> FleetData:
-        """Units over the training patients; patient units are numbered like the columns of the membership."""
+    def build(cls, cohort: Cohort, unit: str, device: str = "cpu") -> FleetData:
+        """Units over the training patients; patient units are numbered like the columns of the membership. On a GPU
+        all records are resident."""
         return cls(
             cohort,
-            _as_tensor(cohort.features),
-            _as_tensor(cohort.labels),
+            _as_tensor(cohort.features).to(device),
+            _as_tensor(cohort.labels).to(device),
             UnitIndex.build(cohort.patient, cohort.train_patients, unit),  # type: ignore[arg-type]
             np.flatnonzero(cohort.is_test[cohort.patient]),
         )
+
+    def on_cpu(self) -> FleetData:
+        """The same for an engine that runs there."""
+        return dataclasses.replace(self, features=self.features.cpu(), labels=self.labels.cpu())
 
     def unit_membership(self, members: NDArray[np.bool_], unit: str) -> NDArray[np.bool_]:
         """(P_train,) patients -> (U,) units."""
@@ -117,14 +122,16 @@ def train_fleet_block(
     choice = choose_engine(config, tuple(cohort.features.shape[1:]), cohort.num_outputs, cohort.task)
     if choice.name == "opacus":
         return [
-            train_fleet_model(config, data, arm, mechanism, index, members)
+            train_fleet_model(config, data.on_cpu(), arm, mechanism, index, members)
             for index, members in zip(indices, members_BM, strict=True)
         ]
+    set_libraries(speed, is_plain=arm.kind in ("none", "matched"))
     width = speed.width if choice.stackable or speed.device != "cpu" else 1
     results = []
     for start in range(0, len(indices), width):
         some = indices[start : start + width]
-        results += _train_together(config, data, arm, mechanism, some, members_BM[start : start + width], speed)
+        members = members_BM[start : start + width]
+        results += _train_together(config, data, arm, mechanism, some, members, speed, not choice.stackable)
     return results
 
 
@@ -136,6 +143,7 @@ def _train_together(
     indices: Sequence[int],
     members_KP: NDArray[np.bool_],
     speed: SpeedConfig,
+    keeps_gradients: bool,
 ) -> list[ModelResult]:
     """K models in one stack."""
     cohort, seed = data.cohort, config.seed
@@ -147,7 +155,9 @@ def _train_together(
         for index in indices:
             torch.manual_seed(stream_seed(seed, "init", index))
             models.append(build_model(config.model, tuple(cohort.features.shape[1:]), cohort.num_outputs))
-        stack = Stack(models)
+        device = data.features.device
+        stack = Stack([model.to(device) for model in models])
+        max_rows = speed.rows_for(stack.values.shape[1], keeps_gradients)
         # Only a stack of one draws dropout masks.
         torch.manual_seed(stream_seed(seed, "dropout", arm.label, indices[0]))
         if mechanism is None:
@@ -155,9 +165,8 @@ def _train_together(
             rngs = [numpy_stream(seed, "batches", index) for index in indices]
             vary = [_augmenter(config, config.training.augment, 1, "usual", index) for index in indices]
             step = fused.usual_steps(
-                stack, record_loss, data.features, data.labels, rows, config.training.batch_size, rngs, speed.max_rows,
-                vary,
-            )  # fmt: skip
+                stack, record_loss, data.features, data.labels, rows, config.training.batch_size, rngs, max_rows, vary
+            )
         else:
             private = config.training.private
             is_members = np.stack([data.unit_membership(members, mechanism.unit) for members in members_KP])
@@ -170,13 +179,12 @@ def _train_together(
             if arm.kind == "matched":
                 divisor = mechanism.expected_batch_size
                 step = fused.matched_steps(
-                    stack, record_loss, data.features, data.labels, streams, divisor, speed.max_rows, vary
+                    stack, record_loss, data.features, data.labels, streams, divisor, max_rows, vary
                 )
             else:
-                noises = [
-                    torch.Generator().manual_seed(stream_seed(seed, "noise", arm.label, index)) for index in indices
-                ]
-                engine = FusedEngine(stack, record_loss, mechanism, noises, is_members, speed.max_rows)
+                seeds = [stream_seed(seed, "noise", arm.label, index) for index in indices]
+                noises = [torch.Generator(device).manual_seed(one) for one in seeds]
+                engine = FusedEngine(stack, record_loss, mechanism, noises, is_members, max_rows)
                 step = fused.private_steps(
                     engine, data.features, data.labels, streams, private.max_batch_records, vary
                 )
@@ -287,11 +295,11 @@ def predict(model: nn.Module, features: Tensor) -> NDArray[np.float32]:
     model.eval()
     parts = [model(part) for part in features.split(EVALUATION_BATCH)]
     model.train(training)
-    return torch.cat(parts).numpy().astype(np.float32)
+    return torch.cat(parts).cpu().numpy().astype(np.float32)
 
 
 def _flat_weights(model: nn.Module) -> NDArray[np.float64]:
-    return np.concatenate([param.detach().double().flatten().numpy() for param in model.parameters()])
+    return np.concatenate([param.detach().double().flatten().cpu().numpy() for param in model.parameters()])
 
 
 def _as_tensor(array: NDArray) -> Tensor:
