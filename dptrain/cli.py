@@ -188,6 +188,9 @@ def check_early(overrides: list[str], write: bool = True) -> Config:
     if problems:
         raise ConfigError(problems)
     warn_of_ignored(set(values), {config.privacy.target for config in configs})
+    if all(config.fleet.num_models for config in configs):
+        for name in sorted(set(values) & {"fleet.headline", "fleet.headline_width", "fleet.max_models"}):
+            log.warning("%s has no effect without fleet.num_models=auto.", name)
     return configs[0]
 
 

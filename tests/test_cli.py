@@ -187,6 +187,8 @@ def test_settings_without_effect_are_named(caplog, tmp_path):
     caplog.clear()
     cli.check_early(["privacy.target=tpr,advantage", "privacy.tpr=0.2", "privacy.advantage=0.2,0.3"])
     assert "has no effect" not in caplog.text
+    cli.check_early(["fleet.max_models=64"])
+    assert "fleet.max_models has no effect without fleet.num_models=auto" in caplog.text
 
 
 @pytest.mark.slow

@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 
 from dptrain.attacks.signals import compute_signals
 from dptrain.attacks.twins import model_units
-from dptrain.audit.lower_bound import EpsilonLowerBound, best_over_guesses, coins_of_first_twins
+from dptrain.audit.lower_bound import (
+    EpsilonLowerBound,
+    best_over_guesses,
+    coins_of_first_twins,
+    largest_epsilon_of_models,
+)
 from dptrain.audit.lower_bound_f_dp import f_dp_bound
 from dptrain.audit.lower_bound_models import models_bound
 from dptrain.audit.lower_bound_one_run import one_run_bound
@@ -90,6 +95,7 @@ def as_dict(bound: LowerBoundResult) -> dict[str, Any]:
         "num_correct": one.num_correct,
         "confidence": one.confidence,
         "largest_possible": _down(one.largest_possible),
+        "largest_of_models": None if bound.num_models < 2 else _down(largest_epsilon_of_models(bound.num_models // 2)),
         "by_method": {
             method: {"epsilon_lower_bound": _down(other.epsilon), "largest_possible": _down(other.largest_possible)}
             for method, other in bound.by_method.items()

@@ -13,11 +13,13 @@ def status_text(path: Path) -> str:
     cohort = study.info["cohort"]
     simulated = " (SIMULATED data)" if cohort["simulated"] else ""
     width = max([12, *(len(label) + 2 for label in study.arm_labels())])
+    asked = study.growth()
+    so_far = "" if asked is None else f", so far: {asked['headline']} to {asked['headline_width']:g} was asked for"
     lines = [
         f"study   {study.info['name']} ({study.path})",
         f"cohort  {cohort['name']}{simulated}: {cohort['num_patients']} patients, {cohort['num_records']} records, "
         f"{cohort['num_train_patients']} patients to train on",
-        f"models  {study.num_models} per arm in blocks of {study.block_size}",
+        f"models  {study.num_models} per arm in blocks of {study.block_size}{so_far}",
         "",
         f"{'arm':<{width}}{'models done':>12}{'epsilon':>12}  state",
     ]

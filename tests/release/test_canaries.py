@@ -73,6 +73,35 @@ def test_coins_are_drawn_once(tmp_path) -> None:
         train.canary_coins(restricted, 40)
 
 
+def test_a_continued_run_keeps_its_coins(capsys, monkeypatch, folder) -> None:
+    original = train.private_steps
+
+    def steps(*arguments):
+        inner, count = original(*arguments), iter(range(9))
+
+        def one_step() -> float:
+            if next(count) == 2:
+                raise KeyboardInterrupt
+            return inner()
+
+        return one_step
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "private_steps", steps)
+        code, _ = call(capsys, "audit.canaries=64")
+    assert code == 130
+    assert not (folder / "statement.json").exists()
+    coins = np.load(folder / "restricted" / "canaries.npy")
+    code, text = call(capsys, "audit.canaries=64")
+    assert code == 0, text
+    np.testing.assert_array_equal(np.load(folder / "restricted" / "canaries.npy"), coins)
+    bound = json.loads((folder / "statement.json").read_text())["lower_bound"]
+    assert bound["num_canaries"] == 64
+    code, text = call(capsys, "audit.canaries=32")
+    assert code == 1
+    assert "audit.canaries" in text
+
+
 @pytest.mark.parametrize("factor", [1.0, 0.0])
 def test_a_trainer_without_noise_is_caught_by_canaries_alone(capsys, monkeypatch, folder, factor) -> None:
     """Preflight and ledger are blind; nothing but the canaries can see that the noise is missing."""

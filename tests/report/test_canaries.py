@@ -63,6 +63,7 @@ def test_canaries_that_leak_little_stand_beside_the_claim() -> None:
         assert bound["num_models"] == 32
         assert bound["num_coins"] == NUM * 16
         assert bound["confidence"] == 0.95
+        assert bound["largest_of_models"] == pytest.approx(1.35, abs=0.01)
         assert bound["method"] == "f_dp_one_run"
         assert set(bound["by_method"]) == {"f_dp_one_run", "one_run", "clopper_pearson"}
     assert "lower_bound.epsilon_lower_bound" in tradeoff_csv(result).splitlines()[0]

@@ -17,6 +17,7 @@ from dptrain.report.write import write_report
 from dptrain.study import growth
 from dptrain.study.folder import StudyFolder
 from dptrain.study.runner import run_study
+from dptrain.study.status import status_text
 
 SETTINGS = (
     "fleet.num_models=auto",
@@ -71,6 +72,7 @@ def test_a_study_grows_until_every_arm_is_narrow_enough(tmp_path) -> None:
     np.testing.assert_array_equal(study.membership()[:8], coins)
     assert all(file.stat().st_mtime_ns == time for file, time in kept.items()), "a finished block was trained again"
 
+    assert "models  16 per arm in blocks of 4, so far: patient_auc_p99 to 0.1 was asked for" in status_text(path)
     _, looked = run(path, "8", lambda models, label: 0.1)
     assert [models for models, _ in looked] == [16]
     write_report(path, tensorboard_runs=False, key_file=tmp_path / "key")

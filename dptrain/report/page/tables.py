@@ -380,6 +380,7 @@ def _canaries(document: Document) -> list[Table]:
             epsilon(arm.privacy.epsilon),
             f"{bound['epsilon_lower_bound']:.2f}",
             f"{bound['largest_possible']:.2f}",
+            f"{bound['largest_of_models']:.2f}",
             f"{bound['num_correct']:,} of {bound['num_guesses']:,}",
         )
         for arm, bound in planted
@@ -388,7 +389,8 @@ def _canaries(document: Document) -> list[Table]:
         f"What {planted[0][1]['num_canaries']} planted canaries prove: with {percent(planted[0][1]['confidence'])} "
         "confidence epsilon is at least this. Zero proves nothing; more than what is accounted stops the study."
     )
-    return [Table(title, ("level of privacy", "ε spent", "ε at least", "could prove at most", "right guesses"), rows)]
+    head = ("level of privacy", "ε spent", "ε at least", "at most, all canaries", "at most, one", "right guesses")
+    return [Table(title, head, rows)]
 
 
 def _levels(level: Mapping[str, Mapping[str, Figure]]) -> Iterator[str]:
