@@ -39,7 +39,9 @@ def attack_json(
     """Figures of all patients together; null stands for what cannot be estimated."""
     attacks = {}
     for name, summary in audit.attacks.items():
-        extra = {"variance": variance[name]} if name in variance else {}
+        extra: dict[str, Any] = {"variance": variance[name]} if name in variance else {}
+        if name in audit.max_over_records:
+            extra["max_over_records"] = named("auc", _of_targets(audit.max_over_records[name]))
         attacks[name] = {**extra, **_attack(summary), "per_target": _per_target(summary, audit.targets.tolist())}
     content = {
         "dptrain": __version__,

@@ -85,6 +85,26 @@ def add_pieces(
     return total_TP
 
 
+def max_of_pieces(
+    pieces: Iterable[tuple[int, slice | IntArray, FloatArray]],
+    patient_N: npt.ArrayLike,
+    num_targets: int,
+    num_patients: int,
+) -> FloatArray:
+    """Return (T, P) the largest of each patient's record scores, from an attack's `pieces`; else as `add_pieces`."""
+    raw = np.asarray(patient_N)
+    index = checked_patient(raw, raw.size, num_patients)
+    largest_TP = np.full((num_targets, num_patients), -np.inf)
+    for place, records, scores in pieces:
+        some = index[records]
+        order = np.argsort(some, kind="stable")
+        starts = np.flatnonzero(np.diff(some[order], prepend=-1))
+        patients = some[order][starts]
+        found = np.maximum.reduceat(scores[order], starts)
+        largest_TP[place, patients] = np.maximum(largest_TP[place, patients], found)
+    return largest_TP
+
+
 def max_over_records(scores_MN: npt.ArrayLike, patient_N: npt.ArrayLike, num_patients: int) -> FloatArray:
     """Return (M, P) the largest of each patient's record scores; arguments and errors as
     `sum_over_records`."""

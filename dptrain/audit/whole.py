@@ -13,17 +13,22 @@ import numpy.typing as npt
 from scipy import special
 
 from dptrain.attacks.checks import BoolArray, FloatArray, Floats, IntArray, checked_targets
-from dptrain.attacks.patient import add_pieces
+from dptrain.attacks.patient import add_pieces, max_of_pieces
 from dptrain.attacks.protocol import Attack, SignalKind
-from dptrain.attacks.twins import find_twins
+from dptrain.attacks.twins import find_twins, model_units
 from dptrain.attacks.views import Combination, pieces_over_views
 from dptrain.audit.patients import patient_evidence
 from dptrain.audit.remeasure import Remeasurement, remeasure
 from dptrain.audit.risk import PatientRisk, patient_risk
+from dptrain.audit.roc import auc
 from dptrain.audit.subgroups import SubgroupRisk, subgroup_risk
-from dptrain.audit.targets import AttackSummary, summarise_attack
+from dptrain.audit.targets import AttackSummary, TargetSummary, summarise_attack, summarise_targets
 
 FPRS = (0.01, 0.001)
+
+MAX_OVER_RECORDS = ("lira_online",)
+"""Attacks whose scores are also gathered by the maximum, as the reference study does. It grows with the number of
+records even where nothing leaks, so it is not compared between patients."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,8 @@ class WholeAudit:
     targets: IntArray
     risk: PatientRisk
     subgroups: SubgroupRisk | None
+    max_over_records: Mapping[str, TargetSummary]
+    """AUC over targets if patients are scored by their most suspicious record, for attacks in `MAX_OVER_RECORDS`."""
     remeasured: Remeasurement | None
     """None for fleets that are not all twins, or with fewer than 4 pairs."""
 
@@ -108,6 +115,7 @@ def audit_models(
         ValueError: arrays that do not fit, or an attack that cannot run on them.
     """
     chosen = checked_targets(targets, len(answers.membership_MP))
+    num_patients = answers.num_patients
     null_rng, group_rng, half_rng = rng.spawn(3)
     membership_MN = answers.membership_MP[:, answers.patient_N]
     kinds = {kind: answers.of_kind(kind) for kind in {attack.signal for attack in attacks.values()}}
@@ -120,12 +128,18 @@ def audit_models(
         signals = answers.record_signals()
         risk = pool.submit(patient_risk, signals, answers.membership_MP, answers.patient_N, null_rng, num_permutations)
         found = {name: pool.submit(run, attack) for name, attack in attacks.items()}
+        largest = {
+            name: pool.submit(_max_over_records, attack, answers, membership_MN, chosen)
+            for name, attack in attacks.items()
+            if name in MAX_OVER_RECORDS and signals.shape == answers.signals.shape and signals.shape[1] > num_patients
+        }
         summaries = {name: summary.result() for name, summary in found.items()}
+        maxima = {name: summary.result() for name, summary in largest.items()}
         patients = risk.result()
     subgroups = None
     if groups:
         subgroups = subgroup_risk(patients.patient_auc, groups, group_rng, strata_P=strata_P)
-    return WholeAudit(summaries, chosen, patients, subgroups, _remeasured(answers, signals, half_rng))
+    return WholeAudit(summaries, chosen, patients, subgroups, maxima, _remeasured(answers, signals, half_rng))
 
 
 def attack_summary(
@@ -155,6 +169,14 @@ def _patient_scores(
             attack, signals, membership_MN, answers.combination, targets=targets, population_MZV=population
         )
     return add_pieces(pieces, answers.patient_N, targets.size, answers.num_patients)
+
+
+def _max_over_records(attack: Attack, answers: Answers, membership_MN: BoolArray, targets: IntArray) -> TargetSummary:
+    pieces = attack.pieces(answers.signals, membership_MN, targets=targets)
+    scores_TP = max_of_pieces(pieces, answers.patient_N, targets.size, answers.num_patients)
+    members_TP = answers.membership_MP[targets]
+    auc_T = [auc(scores, member) for scores, member in zip(scores_TP, members_TP, strict=True)]
+    return summarise_targets(auc_T, model_units(members_TP), shared_references=True)
 
 
 def _remeasured(answers: Answers, signals: Floats, rng: np.random.Generator) -> Remeasurement | None:

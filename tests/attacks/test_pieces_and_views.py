@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dptrain.attacks import ATTACKS, moments, reference_means
-from dptrain.attacks.patient import add_pieces, sum_over_records
+from dptrain.attacks.patient import add_pieces, max_of_pieces, max_over_records, sum_over_records
 from dptrain.attacks.views import scores_over_views
 from tests.oracles.simulate import twin_membership
 
@@ -37,6 +37,8 @@ def test_pieces_add_up_to_the_scores_of_patients(name, monkeypatch):
     assert len(pieces) > 3 or name in ("threshold", "rmia_one_reference")
     totals = add_pieces(pieces, patient, 3, 25)
     np.testing.assert_allclose(totals, sum_over_records(whole, patient, 25), rtol=1e-9, atol=1e-10)
+    largest = max_of_pieces(pieces, patient, 3, 25)
+    np.testing.assert_allclose(largest, max_over_records(whole, patient, 25), rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ATTACKS)

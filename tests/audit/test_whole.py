@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from dptrain.attacks import ATTACKS, expand_membership, sum_over_records
+from dptrain.attacks import ATTACKS, expand_membership, max_over_records, sum_over_records
 from dptrain.audit import (
     Interval,
     auc,
@@ -49,6 +49,11 @@ def test_the_whole_is_its_parts():
         scores = ATTACKS[name].function(signals, members, targets=[0, 1, 7], population_MZ=population)
         expected = summarise_attack(sum_over_records(scores, answers.patient_N, 80), answers.membership_MP[[0, 1, 7]])
         np.testing.assert_allclose(found.attacks[name].auc_T, expected.auc_T, rtol=1e-12)
+    assert found.max_over_records == {}
+    lira = audit_models(answers, {"lira_online": ATTACKS["lira_online"]}, np.random.default_rng(1), num_permutations=20)
+    largest = max_over_records(ATTACKS["lira_online"].function(answers.signals, members), answers.patient_N, 80)
+    expected_auc = np.mean([auc(row, member) for row, member in zip(largest, answers.membership_MP, strict=True)])
+    assert lira.max_over_records["lira_online"].mean == pytest.approx(expected_auc)
     risk = patient_auc(patient_evidence(answers.signals, answers.patient_N, 80), answers.membership_MP)
     np.testing.assert_allclose(found.risk.patient_auc, risk)
     assert np.all((found.risk.low <= risk) & (risk <= found.risk.high))
