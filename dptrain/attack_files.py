@@ -180,6 +180,8 @@ class _Reader:
         if "patient" not in self.arrays:
             return np.arange(num_records), np.arange(num_records).astype(str)
         raw = self.arrays["patient"]
+        if raw.dtype.kind == "f" and np.all(raw == np.rint(raw)) and np.all(np.abs(raw) < 2**53):
+            raw = raw.astype(np.int64)  # some published tables number patients 1.0, 2.0, ...
         if (
             raw.shape != (num_records,)
             or raw.dtype.kind not in "iuUS"

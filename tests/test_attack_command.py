@@ -154,6 +154,14 @@ def test_regression_must_be_asked_for(tmp_path: Path) -> None:
         run(path, "--task", "regression", "--access")
 
 
+def test_patients_may_be_numbered_by_whole_floats(tmp_path: Path) -> None:
+    arrays = {"membership": HALVES, "logits": LOGITS, "labels": LABELS}
+    whole = run(saved(tmp_path, patient=PATIENT, **arrays), "--attack", "threshold")
+    assert run(saved(tmp_path, patient=PATIENT.astype(float), **arrays), "--attack", "threshold") == whole
+    with pytest.raises(DataError, match="whole numbers"):
+        run(saved(tmp_path, patient=PATIENT + 0.5, **arrays))
+
+
 def test_a_folder_of_models_as_the_reference_study_writes_them(tmp_path: Path) -> None:
     one_hot = np.eye(3)[LABELS]
     for model in range(M):
