@@ -7,12 +7,15 @@ as open.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from dptrain.release.checklist import CHECKLISTS, filled_in
 
 SCHEMA = 1
+POINT = re.compile(r"point (\d+)")
+"""How sentences of the statement refer to its points."""
 EXPOSED_AUC = 0.9
 """Patients with at least this patient AUC are called exposed in the card."""
 
@@ -42,7 +45,7 @@ def build_card(
             "simulated": setting["simulated"],
             "divisor": statement["mechanism"]["divisor"],
             "held_out": statement["utility"] is not None,
-            "outside": list(statement["outside"]),
+            "outside": [POINT.sub(r"point \1 of the privacy statement", text) for text in statement["outside"]],
         },
         "evaluation": statement["utility"],
         "privacy": {
@@ -89,7 +92,7 @@ def _risk(study: Mapping[str, Any], label: str) -> dict[str, Any]:
     """Figures of the release's arm, and of the arm without privacy beside it."""
     arms = {arm["label"]: arm for arm in study["arms"]}
     summary = study["summary"]
-    shown = {}
+    shown: dict[str, Any] = {}
     for name in dict.fromkeys(("none", label)):
         if name in arms:
             arm = arms[name]
@@ -116,7 +119,7 @@ def _risk(study: Mapping[str, Any], label: str) -> dict[str, Any]:
         "arms": shown,
         "loss_of_auroc": None if paired is None else paired["utility"],
         "not_tested": list(study["not_tested"]),
-        "remarks": list(study["remarks"]),
+        "remarks": list(study["remarks"][:1]),
     }
 
 

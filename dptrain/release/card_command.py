@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from dptrain.options import parse_options
 from dptrain.release.card import build_card
 from dptrain.release.card_words import card_markdown
 from dptrain.release.study_figures import audit_of_study, released_figures
+from dptrain.report.bundle import refuse_identifiers
 from dptrain.study.atomic import write_json, write_text
 
 CARD = "model_card"
@@ -72,16 +73,10 @@ def texts_of_file(path: Path) -> CardTexts:
     return parse_options(CardTexts, raw, "release.card")
 
 
-def check_texts(texts: CardTexts, patient_ids: Sequence[str]) -> None:
-    """Raises ConfigError if a text holds the identifier of a patient."""
-    known = {one for one in map(str, patient_ids) if len(one) >= SHORTEST_IDENTIFIER}
-    named = [name for name, text in texts.given().items() if known & set(text.replace(",", " ").split())]
-    if named:
-        raise ConfigError([f"release.card.{name} holds the identifier of a patient; take it out." for name in named])
-
-
-SHORTEST_IDENTIFIER = 5
-"""Shorter identifiers, such as 17, are words and numbers of any text."""
+def check_texts(texts: CardTexts, patient_ids: Iterable[str]) -> None:
+    """Raises DisclosureError if a text holds the identifier of a patient."""
+    given = {f"release.card.{name}": text.encode() for name, text in texts.given().items()}
+    refuse_identifiers(given, patient_ids)
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:

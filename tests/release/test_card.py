@@ -126,6 +126,7 @@ def test_nothing_in_it_is_about_fewer_than_ten_patients_or_names_one(work) -> No
 def test_what_is_not_said_is_listed_as_open() -> None:
     content, text = card()
     assert "- Use: Triage" in text
+    assert "point 8 of the privacy statement is where that must be declared" in text
     assert "*not stated:*" in text
     rows = {row["item"]: row for row in content["checklists"]["tripod_ai"]}
     assert rows["3b"]["state"] == "filled"
@@ -237,7 +238,7 @@ def test_a_study_about_another_mechanism_is_refused(capsys, tmp_path) -> None:
 def test_a_text_that_names_a_patient_is_refused_before_training(capsys) -> None:
     code, text = call(capsys, "train", *DATA, "release.dir=other", 'release.card.limitations="worked for mrn-00012"')
     assert code == 1
-    assert "release.card.limitations holds the identifier of a patient" in text
+    assert "release.card.limitations of the release would hold 1 patient identifiers; nothing was released" in text
     assert not Path("other").exists()
 
 
