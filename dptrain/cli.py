@@ -10,6 +10,7 @@
     dptrain gate STUDY --policy strict       does it meet a declared risk appetite? exit code 0, 1 or 2
     dptrain train privacy.epsilon=3          the model to release, with its privacy statement
     dptrain card RELEASE                     write its model card again, with other texts or another study
+    dptrain screen                           a first answer from one training: whom to look at first
     dptrain check privacy.epsilon=3 ...      is a private step of this model, loss and data what is accounted?
     dptrain constants data=table ...         write down scaling constants for a new table (or data=meds)
     dptrain attack FILE.npz                  audit models that some other trainer made, from saved logits
@@ -43,9 +44,11 @@ from omegaconf.errors import OmegaConfBaseException
 from dptrain.conf_dir import config_dir
 from dptrain.config import Config, parse_config, parse_data
 from dptrain.errors import ConfigError, DptrainError, StudyError
+from dptrain.help_text import command_help, help_text
 
 log = logging.getLogger(__name__)
 _failures: list[str] = []
+HELP = ("--help", "-h", "help")
 CANNOT_JUDGE = 2
 """Exit code of `dptrain gate` when there is no verdict; 1 is a verdict: not met."""
 
@@ -55,9 +58,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     configure_logging()
     try:
+        if arguments and arguments[0] in HELP:
+            print(help_text(__doc__ or ""))
+            return
         arguments = with_own_settings(arguments)
         command = COMMANDS.get(arguments[0]) if arguments else None
-        if command is not None:
+        if command is not None and command not in WITH_FLAGS and set(HELP) & set(arguments[1:]):
+            print(command_help(arguments[0], command.__doc__ or "", __doc__ or ""))
+        elif command is not None:
             command(arguments[1:])
         else:
             run_sweep(arguments)
@@ -523,8 +531,8 @@ def _one_study(arguments: list[str], command: str) -> Path:
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "account": command_account,
     "attack": command_attack,
-    "card": command_card,
     "board": command_board,
+    "card": command_card,
     "check": command_check,
     "constants": command_constants,
     "gate": command_gate,
@@ -536,3 +544,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": command_train,
     "version": command_version,
 }
+WITH_FLAGS = (
+    command_account, command_attack, command_board, command_card, command_gate, command_patient, command_report
+)  # fmt: skip
+"""Commands that explain themselves when asked with --help."""

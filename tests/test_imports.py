@@ -85,6 +85,7 @@ RULES = (
          breaks="import torch"),
     Rule("texts of people need nothing", "dptrain/card_texts.py", only=(), breaks="import numpy"),
     Rule("the seed tree is light", "dptrain/seeding.py", only=("numpy", "dptrain.errors"), breaks="import torch"),
+    Rule("help is quick", "dptrain/help_text.py", only=("dptrain.conf_dir",), breaks="import torch"),
     Rule("finding the configuration needs nothing", "dptrain/conf_dir.py", only=("dptrain.errors",),
          breaks="import numpy"),
 )  # fmt: skip
