@@ -274,6 +274,8 @@ def _risk(
         attack_median=float(np.nanmedian(attack_auc)),
         attack_p99=float(np.nanquantile(attack_auc, 0.99)),
         attack_max=float(np.nanmax(attack_auc)),
+        p95=quantile_interval(auc[np.isfinite(auc)], 0.95),
+        null_p95=null_quantile(null, 0.95),
     )
     return risk, null
 

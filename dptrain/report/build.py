@@ -214,6 +214,8 @@ def _risk(result: StudyResult, arm: ArmResult, details: ArmDetails) -> Risk:
         p99=figure_of(risk.p99, n, about=OTHER_PATIENTS, rests_on=beyond(n)),
         maximum=Figure(number_of(risk.max), n=n, rests_on=1),
         p99_null=figure_of(risk.null_p99, n, about=CHANCE),
+        p95=None if risk.p95 is None else figure_of(risk.p95, n, about=OTHER_PATIENTS, rests_on=beyond(n, 0.05)),
+        p95_null=None if risk.null_p95 is None else figure_of(risk.null_p95, n, about=CHANCE),
         at_least=tuple(
             Threshold(
                 one.threshold,
@@ -332,9 +334,9 @@ def _group_in_arm(arm: ArmResult, details: ArmDetails, place: int) -> GroupInArm
     )
 
 
-def beyond(n: int) -> int:
-    """Patients at or beyond the 99th percentile."""
-    return max(1, math.ceil(TOP_FRACTION * n))
+def beyond(n: int, fraction: float = TOP_FRACTION) -> int:
+    """Patients at or beyond the 99th percentile, or another."""
+    return max(1, math.ceil(fraction * n * (1 - 1e-12)))
 
 
 def _summary(one: Any) -> Estimate:

@@ -70,4 +70,5 @@ def _risk(risk: RiskResult, size: int) -> RiskResult:
         attack_median=float(np.nanmedian(attack)),
         attack_p99=float(np.nanquantile(attack, 0.99)),
         attack_max=float(np.nanmax(attack)),
+        p95=quantile_interval(known, 0.95),
     )

@@ -135,6 +135,13 @@ class Risk:
     """Mean AUC of the most exposed 1% as picked on one half of the models: too high."""
     remeasured: Figure | None
     """The same patients on the other half."""
+    p95: Figure | None = None
+    """95th percentile: shown where the 99th must not be, because it is that of too few patients."""
+    p95_null: Figure | None = None
+
+    def reached_by(self, percent: int) -> tuple[Figure | None, Figure | None]:
+        """(AUC that the most exposed 1 or 5 percent reach, the same if nothing leaked)."""
+        return (self.p99, self.p99_null) if percent == 1 else (self.p95, self.p95_null)
 
 
 @dataclass(frozen=True)
@@ -269,6 +276,12 @@ class Document:
         """The arm called `label`, or None."""
         return next((arm for arm in self.arms if arm.label == label), None)
 
+    @property
+    def headline_percent(self) -> int:
+        """Whose risk the headline is about: the most exposed 1%, or 5% where that figure is known of no arm."""
+        shares = (percent for percent in (1, 5) if any(_is_known(arm.risk.reached_by(percent)[0]) for arm in self.arms))
+        return next(shares, 1)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, "schema" first."""
         content: dict[str, Any] = plain(self)
@@ -277,3 +290,7 @@ class Document:
     def to_json(self) -> str:
         """The text of report.json; the same document gives the same bytes."""
         return json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _is_known(figure: Figure | None) -> bool:
+    return figure is not None and figure.value is not None

@@ -129,6 +129,9 @@ class RiskResult:
     attack_median: float
     attack_p99: float
     attack_max: float
+    p95: Estimate | None = None
+    """95th percentile over patients, for those who may not see the 99th: with few patients that is one of them."""
+    null_p95: Estimate | None = None
 
 
 @dataclass(frozen=True)

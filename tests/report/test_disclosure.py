@@ -17,6 +17,7 @@ from dptrain.report.bundle import refuse_identifiers, release_files, write_relea
 from dptrain.report.disclosure import FREE_TEXT, DisclosureError, for_release
 from dptrain.report.document import Document
 from dptrain.report.leaves import Count, Curve, Figure, Leaf, Remark, leaves, transform
+from dptrain.report.page.render import render
 from dptrain.report.suppression import Rule
 from tests.report.attack_release import attack, numbers_in_withheld
 from tests.report.fake_study import document_for
@@ -202,6 +203,21 @@ def test_the_pages_are_drawn_from_what_is_left(document: Document) -> None:
         assert "not reported (n<10)" in html.unescape(text).replace("\\", "")
         assert "None" not in text.replace("None of", "")
         assert f"{document.arms[0].risk.p99.value:.3f} (" not in text
+
+
+def test_where_the_99th_percentile_may_not_be_shown_the_95th_is(document: Document) -> None:
+    assert document.headline_percent == 1
+    larger = document
+    for arm in range(len(document.arms)):
+        larger = changed(larger, ("arms", str(arm), "risk", "p95"), n=400, rests_on=20)
+    safe = for_release(larger, RULE)
+    assert safe.headline_percent == 5
+    assert safe.arms[0].risk.p99.withheld
+    files = render(safe)
+    assert "most exposed 5%" in files["report.md"]
+    assert "figures/tradeoff.svg" in files
+    assert for_release(document, RULE).headline_percent == 1, "of 120 patients, six are beyond it"
+    assert "figures/tradeoff.svg" not in render(for_release(document, RULE))
 
 
 def test_zero_can_be_shown(document: Document) -> None:

@@ -77,14 +77,17 @@ def draw(
 
 
 def trade_off(scene: Scene) -> Figure | None:
-    """Performance against the risk of the most exposed 1%."""
-    drawn = [one for one in scene.arms if _known(one[0].risk.p99) and _known(one[0].performance.auroc)]
+    """Performance against the risk of the most exposed 1%, or 5%."""
+    percent = scene.document.headline_percent
+    risk = {arm.label: arm.risk.reached_by(percent) for arm, _, _ in scene.arms}
+    drawn = [one for one in scene.arms if _known(risk[one[0].label][0]) and _known(one[0].performance.auroc)]
     if not drawn:
         return None
     legend_rows = _legend_rows(scene, len(drawn) + 2)
     figure, axes = _one_panel(scene, 400 if not scene.is_narrow else 330, legend_rows)
-    nulls = [arm.risk.p99_null for arm, _, _ in drawn if _known(arm.risk.p99_null)]
-    lowest = min([0.5, *(_low(arm.risk.p99) for arm, _, _ in drawn), *(_low(one) for one in nulls)])
+    nulls = [null for arm, _, _ in drawn for null in [risk[arm.label][1]] if null is not None and _known(null)]
+    reached = {arm.label: one for arm, _, _ in drawn for one in [risk[arm.label][0]] if one is not None}
+    lowest = min([0.5, *(_low(one) for one in reached.values()), *(_low(one) for one in nulls)])
     axes.set_xlim(max(0.0, np.floor(lowest * 20) / 20 - 0.005), 1.015)
     low = min(_low(arm.performance.auroc) for arm, _, _ in drawn)
     high = max(_high(arm.performance.auroc) for arm, _, _ in drawn)
@@ -92,11 +95,12 @@ def trade_off(scene: Scene) -> Figure | None:
     axes.set_ylim(low - margin, min(1.0 + 0.4 * margin, high + 1.6 * margin))
     if nulls:
         axes.axvspan(min(_low(one) for one in nulls), max(_high(one) for one in nulls), color=BAND, lw=0, zorder=0)
-    axes.set_xlabel(_wrapped(scene, "How surely the most exposed 1% are recognised", "(0.5 = guessing, 1 = certain)"))
+    words = f"How surely the most exposed {percent}% are recognised"
+    axes.set_xlabel(_wrapped(scene, words, "(0.5 = guessing, 1 = certain)"))
     axes.set_ylabel("Diagnostic performance (AUROC)")
     _fit_left(figure, axes)
     for arm, color, look in drawn:
-        x, y = arm.risk.p99, arm.performance.auroc
+        x, y = reached[arm.label], arm.performance.auroc
         assert x.value is not None
         assert y.value is not None
         if arm.privacy.cap is not None:
@@ -109,7 +113,7 @@ def trade_off(scene: Scene) -> Figure | None:
     if not scene.is_narrow:
         place_labels(
             axes,
-            [(float(arm.risk.p99.value or 0), float(arm.performance.auroc.value or 0)) for arm, _, _ in drawn],
+            [(float(reached[arm.label].value or 0), float(arm.performance.auroc.value or 0)) for arm, _, _ in drawn],
             [arm.name for arm, _, _ in drawn],
             [INK] * len(drawn),
         )

@@ -86,7 +86,8 @@ def _trade_off(document: Document) -> Section:
         "tradeoff",
         title,
         figures.trade_off,
-        f"One point for each of: {labels}. Across: 99th percentile of the patients' attack AUC; up: AUROC.",
+        f"One point for each of: {labels}. Across: the attack AUC that the most exposed "
+        f"{document.headline_percent}% of patients reach; up: AUROC.",
     )
     return Section("tradeoff", title, (), drawn, caption, described, (tables.trade_off(document),))
 

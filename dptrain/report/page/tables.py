@@ -27,13 +27,13 @@ def trade_off(document: Document) -> Table:
     """The headline figures."""
     study = document.summary
     word = study.patient_word
+    percent = document.headline_percent
     rows = [
         (
             arm.long_name,
             epsilon(arm.privacy.epsilon),
             figure(arm.performance.auroc),
-            figure(arm.risk.p99),
-            figure(arm.risk.p99_null),
+            *map(figure, arm.risk.reached_by(percent)),
             "–" if arm.privacy.cap is None else f"{arm.privacy.cap['auc']:.3f}",
         )
         for arm in document.arms
@@ -45,7 +45,7 @@ def trade_off(document: Document) -> Table:
             "level of privacy",
             "ε spent",
             "diagnostic performance (AUROC)",
-            "recognition of the most exposed 1% (attack AUC)",
+            f"recognition of the most exposed {percent}% (attack AUC)",
             "the same by chance alone (mean and central 95%)",
             "mathematical limit (AUC)",
         ),
