@@ -136,8 +136,7 @@ def _cautions(studies: Sequence[StudyFolder]) -> tuple[str, ...]:
     if any(study.info["cohort"]["fingerprint"] != first.info["cohort"]["fingerprint"] for study in studies):
         found.append(
             "The studies have different data. Performance on different patients, or for another diagnosis, is not on "
-            "one "
-            "scale: compare how much each study loses, not who is higher."
+            "one scale: compare how much each study loses, not who is higher."
         )
     elif any(not _same_halves(first, study) for study in studies[1:]):
         found.append(

@@ -26,8 +26,7 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7a6a00", "#56B4E9", "#4
 INTERNAL = "For internal use. This page holds small numbers of patients and is not under disclosure control."
 WORDS = (
     "Each colour is a study, each shape a level of privacy. Up is better diagnosis, left is less risk; the short grey "
-    "bar "
-    "under a mark is what chance alone shows in that study."
+    "bar under a mark is what chance alone shows in that study."
 )
 
 
@@ -159,7 +158,7 @@ def _table(comparison: Comparison) -> Table:
             "most exposed 1% (attack AUC)",
             "by chance alone",
             f"members found when {percent(0.01)} of outsiders are accused",
-            "stand out",
+            "can be singled out",
         ),
         tuple(rows),
     )

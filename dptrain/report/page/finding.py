@@ -65,12 +65,9 @@ def _question(document: Document) -> str:
     people = f"{total} {word}s" if study.num_patients.value is not None else f"the training {word}s ({total})"
     return (
         f"The question: could somebody who already has a {word}'s record and can query the model learn from its "
-        f"answers "
-        f"that this record was used to train it (and so, for example, that the {word} was treated here), and what "
-        f"does it "
-        f"cost to prevent that? To measure it, {study.num_models} models were trained at each level of privacy, each "
-        f"on a "
-        f"random half of {people} from {study.cohort}{simulated}."
+        f"answers that this record was used to train it (and so, for example, that the {word} was treated here), and "
+        f"what does it cost to prevent that? To measure it, {study.num_models} models were trained at each level of "
+        f"privacy, each on a random half of {people} from {study.cohort}{simulated}."
     )
 
 
@@ -83,16 +80,13 @@ def _before(document: Document, arm: Arm) -> list[str]:
         if chance.value is not None:
             beside = (
                 f". Guessing is 50; but the most exposed are picked out of many, and by that luck alone they would "
-                f"look "
-                f"like {of_100(chance.value)}"
+                f"look like {of_100(chance.value)}"
             )
         verdict = {True: ", which is no more than luck", False: "", None: ""}[within_chance(arm)]
         words = [
             f"Without protection, for each of the most exposed 1% of {word}s an attacker who is shown one model "
-            f"trained "
-            f"with the {word} and one trained without tells which is which in {at_least(p99.value)} tries{verdict} "
-            f"(95% "
-            f"interval {_interval_of_100(p99)}){beside}."
+            f"trained with the {word} and one trained without tells which is which in {at_least(p99.value)} "
+            f"tries{verdict} (95% interval {_interval_of_100(p99)}){beside}."
         ]
     exposed, average = arm.risk.exposed, arm.attack.auc
     hidden = average.value is not None and p99.value is not None and p99.value - average.value > 0.1
@@ -141,11 +135,10 @@ def _limits(document: Document, private: list[Arm]) -> list[str]:
     caps = [(arm.privacy.cap or {})["auc"] for arm in capped]
     each = " and ".join(f"{_up_to_100(cap)} at {arm.name}" for arm, cap in zip(capped, caps, strict=True))
     above = any((arm.risk.p99.value or 0.0) > cap for arm, cap in zip(capped, caps, strict=True))
-    ending = "; what was measured above that is chance" if above else ""
+    ending = " A measured figure above its limit is the luck of the measurement." if above else ""
     return [
-        f"Mathematics guarantees for every single {document.summary.patient_word} and every attacker, even one who "
-        f"holds "
-        f"the model itself: at most {each}{ending}."
+        f"Mathematics guarantees for every single {document.summary.patient_word} and against every attacker, even one "
+        f"who holds the model itself: no more than {each}.{ending}"
     ]
 
 
@@ -162,9 +155,8 @@ def _share_of_recipe(document: Document, before: Arm, private: Arm) -> list[str]
         return []
     if start - middle > 0.25 * (start - end):
         return [
-            "Part of the fall is not due to the protection: the shorter and calmer training that it needs brings the "
-            "most "
-            f"exposed 1% to {of_100(middle)} by itself, but without any guarantee."
+            "Part of the fall is not due to the protection: the shorter and calmer training that goes with it brings "
+            f"the most exposed 1% to {of_100(middle)} by itself, but without any guarantee."
         ]
     return []
 

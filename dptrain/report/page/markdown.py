@@ -11,8 +11,7 @@ from dptrain.report.page.tables import Table
 
 INTERNAL = (
     "For internal use. This page holds small numbers of patients and figures of single ones: do not pass it on. What "
-    "may "
-    "leave the house is the version in release/."
+    "may leave the house is the version in release/."
 )
 """At the top of a page that is not under disclosure control."""
 

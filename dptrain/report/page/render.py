@@ -14,6 +14,7 @@ from dptrain.report.page.finding import finding
 from dptrain.report.page.markdown import INTERNAL, markdown_page
 from dptrain.report.page.sections import Section, sections
 from dptrain.report.page.svg import arm_variables
+from dptrain.report.repeat import FOLDER, settings_file
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -26,6 +27,7 @@ def render(document: Document) -> dict[str, str]:
         "report.html": html_page(document, found),
         "report.md": markdown_page(document, found),
         "report.json": document.to_json(),
+        f"{FOLDER}/experiment/repeat.yaml": settings_file(document.repeat.settings),
         **pictures,
     }
 

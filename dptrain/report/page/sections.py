@@ -13,8 +13,7 @@ from dptrain.report.page.tables import Table
 
 WORDS = {
     "tradeoff": "Up is better diagnosis, left is less risk: the best place is the top left corner. Inside the grey "
-    "band "
-    "nothing can be told from luck. The controls only show where a difference comes from; they protect nobody.",
+    "band nothing can be told from luck. The controls only show where a difference comes from; they protect nobody.",
     "survival": "The further to the right a curve reaches beyond the grey band, the more surely single patients are "
     "recognised.",
     "roc": "A curve above the dotted line finds more members than guessing would; no attack whatsoever can reach the "
@@ -22,13 +21,11 @@ WORDS = {
     "paired": "Left of the dashed line is a loss of diagnostic performance in the first column and a gain in safety in "
     "the others.",
     "groups": "Each line is a group of patients: further right means more surely recognised in the first two columns "
-    "and "
-    "better diagnosed in the third.",
+    "and better diagnosed in the third.",
     "access": "Each line is a way to hide part of the model's answers: if the marks stay to the right, hiding did not "
     "protect.",
     "performance": "Further right is better in the first two columns, further left in the third; in the last the "
-    "dashed "
-    "line is right, and left of it the model is too sure of itself.",
+    "dashed line is right, and left of it the model is too sure of itself.",
 }
 """One sentence per picture that needs no training in statistics."""
 
@@ -161,8 +158,7 @@ def _access(document: Document) -> Section | None:
     )
     after = (
         "Saying less never protects as differential privacy does: it limits neither other attackers nor an attacker "
-        "who "
-        "asks many times, nor one who gets hold of the model.",
+        "who asks many times, nor one who gets hold of the model.",
     )
     return Section("access", title, (), drawn, caption, described, tables.access(document), after)
 
@@ -189,10 +185,9 @@ def _mechanism(document: Document) -> Section:
     factors = ", ".join(f"{math.exp(value):,.3g} at {name}" for name, value in spent if value < 50)
     before = (
         f"Epsilon (ε) and delta (δ) are guaranteed about adding or removing {unit}. They follow from the parameters "
-        f"below "
-        "by accounting, not from attacks, and hold for any attacker: whatever he sees, the odds that somebody was in "
-        "the "
-        "training data can grow by at most a factor of e to the power of ε, except with a probability of about δ"
+        "below by accounting, not from attacks, and hold for any attacker: whatever he sees, the odds that somebody "
+        "was in the training data can grow by at most a factor of e to the power of ε, except with a probability of "
+        "about δ"
         + (f". That is a factor of {factors}." if factors else "."),
     )
     after = tuple(f"Not covered by epsilon: {text}" for text in document.summary.outside_dp)
@@ -212,7 +207,8 @@ def _repeat(document: Document) -> Section:
         "How to repeat it",
         (
             f"Made by dptrain {repeat.dptrain}; fingerprint of the configuration {repeat.fingerprint[:16]}. The same "
-            "folder gives the same report. STUDY stands for the study's folder.",
+            "folder gives the same report. STUDY stands for a new folder; the settings file lies in repeat/ beside "
+            "this page.",
         ),
         code=repeat.commands,
         tables=(tables.settings(repeat.settings),),

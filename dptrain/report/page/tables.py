@@ -75,19 +75,17 @@ def exposed(document: Document) -> tuple[Table, ...]:
         rows.append((arm.name, *cells, count(arm.risk.exposed, interval=False)))
     first = Table(
         f"Number of {word}s (n = {count(document.summary.num_patients)}) recognised at least so surely, with 95% "
-        f"interval, "
-        "and the number expected by chance alone. “Cannot be told”: with so few models more than one would be "
-        "expected by "
-        "chance. Last column: those who stand out one by one (of these at most 5% by chance).",
-        ("level of privacy", *(f"attack AUC ≥ {one:g}" for one in thresholds), "stand out"),
+        "interval, and the number expected by chance alone. “Cannot be told”: with so few models more than one would "
+        "be expected by chance. Last column: those who can be singled out with confidence (of these at most 5% by "
+        "chance).",
+        ("level of privacy", *(f"attack AUC ≥ {one:g}" for one in thresholds), "can be singled out"),
         tuple(rows),
     )
     if not any(arm.risk.picked for arm in document.arms):
         return (first,)
     second = Table(
         f"A check against luck: the most exposed 1% of {word}s as picked on one half of the models, and the same "
-        f"{word}s "
-        "measured again on the other half. If the second figure falls to 0.5, the first was luck.",
+        f"{word}s measured again on the other half. If the second figure falls to 0.5, the first was luck.",
         ("level of privacy", "n", "as picked (mean attack AUC)", "measured again (95% interval)", "most exposed "
         "single"),
         tuple(
@@ -118,8 +116,7 @@ def attack(document: Document) -> Table:
         rows.append((arm.name, figure(arm.attack.auc), *cells))
     return Table(
         f"Attack: {document.arms[0].attack.name}, on each of the {document.summary.num_models} models in turn, means "
-        f"and 95% "
-        f"intervals; {document.summary.patient_word}s: n = {count(document.summary.num_patients)}.",
+        f"and 95% intervals; {document.summary.patient_word}s: n = {count(document.summary.num_patients)}.",
         (
             "level of privacy",
             "attack AUC over all",
@@ -238,8 +235,7 @@ def performance(document: Document) -> tuple[Table, ...]:
     first = Table(
         f"Means over models with 95% intervals; {tested}. AUPRC of guessing: "
         f"{figure(document.arms[0].performance.prevalence)}. Calibration slope: 1 is right, below 1 the model is too "
-        f"sure "
-        "of itself, above 1 not sure enough.",
+        f"sure of itself, above 1 not sure enough.",
         ("level of privacy", "AUROC", "AUPRC", "Brier score (0 is best)", "calibration slope (1 is right)"),
         tuple(
             (
@@ -254,8 +250,7 @@ def performance(document: Document) -> tuple[Table, ...]:
     )
     second = Table(
         f"Beside a simple model: logistic regression with the same privacy, AUROC with 95% intervals; {tested}. A "
-        f"model "
-        "that does not beat it is not worth its risk.",
+        f"model that does not beat it is not worth its risk.",
         ("level of privacy", "logistic regression", "the model minus it", "spread between the models (sd)"),
         tuple(
             (
@@ -350,8 +345,7 @@ def mechanism(document: Document) -> tuple[Table, ...]:
         found.append(
             Table(
                 "What ran, as the ledger saw it in every step of every model. A difference from what is accounted "
-                "stops "
-                "the training.",
+                "stops the training.",
                 ("level of privacy", "models", "noisy steps", "σ used", "C used", "noise found / σ (least, most)"),
                 tuple(ran),
             )
@@ -421,15 +415,13 @@ def glossary(document: Document) -> Table:
         (
             "recognised",
             f"the attacker, who has the {word}'s record already, tells correctly that it was used for training. He "
-            f"learns "
-            "membership, not what is in the record",
+            f"learns membership, not what is in the record",
         ),
         (
             "attack AUC",
             f"of a {word}: the probability that, of one model trained with the {word} and one without, the attacker "
-            f"tells "
-            "which is which. 0.5 is guessing, 1 is certainty. Over all: the same for a member and an outsider of one "
-            "model",
+            "tells which is which. 0.5 is guessing, 1 is certainty. Over all: the same for a member and an outsider "
+            "of one model",
         ),
         ("most exposed 1%", "the 99th percentile: 1 in 100 is recognised at least this surely"),
         ("AUROC", "probability that the model gives an ill patient a higher score than a healthy one. 0.5 is guessing"),
