@@ -17,6 +17,7 @@ from dptrain.errors import StudyError
 from dptrain.study import blocks, claims, runner, workers
 from dptrain.study.folder import StudyFolder
 from dptrain.study.sealed import DamagedError, read_sealed, write_sealed
+from dptrain.study.status import status_text
 from tests.training.test_fleet import small_cohort, small_config
 
 
@@ -123,6 +124,18 @@ def test_a_stopped_worker_of_another_run_loses_its_block(config, expected, monke
     os.kill(pid, signal.SIGCONT)
     assert os.waitpid(pid, 0)[1] == 0
     assert contents(study) == expected
+
+
+def test_status_tells_who_is_at_work(config):
+    study = runner.prepare_study(config)
+    runner.begin_arm(study, runner.arms_of_run(config.privacy)[0])
+    assert "8 models missing" in status_text(study.path)
+    assert "nobody trains" in status_text(study.path)
+    with claims.claim(blocks.claim_base(study.path, "none", 2), claims.Watch()):
+        text = status_text(study.path)
+    assert f"process {os.getpid()} of {claims.socket.gethostname()} trains a block of none" in text
+    runner.run_study(config)
+    assert "train" not in status_text(study.path).partition("state")[2]
 
 
 def test_an_error_in_a_worker_is_the_error_of_the_run(config, monkeypatch):
