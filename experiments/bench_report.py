@@ -104,6 +104,35 @@ def make_study(path: Path, num_patients: int, num_models: int) -> None:
             write_block(path, label, block, results)
 
 
+def peak_memory(command: list[str], environment: dict[str, str]) -> int:
+    """Run it; largest number of bytes that it and its workers held together (shared pages once), seen every 0.2 s."""
+    process = subprocess.Popen(command, env=environment)
+    most = 0
+    while process.poll() is None:
+        most = max(most, sum(map(_held, [process.pid, *_children(process.pid)])))
+        time.sleep(0.2)
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    return most
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        found = [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+    return [*found, *(deeper for one in found for deeper in _children(one))]
+
+
+def _held(pid: int) -> int:
+    """Proportional set size; 0 for a process that has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
 def main() -> None:
     """Make the study, report it, print what it took."""
     parser = argparse.ArgumentParser()
@@ -119,20 +148,19 @@ def main() -> None:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         environment = {**os.environ, **threads, "DPTRAIN_KEY_FILE": str(path.parent / "bench.key")}
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "dptrain", "report", path], check=True, env=environment)
+        memory = peak_memory([sys.executable, "-m", "dptrain", "report", str(path)], environment)
         seconds = time.perf_counter() - start
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         busy = used.ru_utime + used.ru_stime
-        memory = used.ru_maxrss * 1024
         page = (path / "report" / "report.html").stat().st_size
         print(f"patients={options.patients} models={options.models} arms={len(LABELS)}")
         for name, value, limit, unit in (
             ("time", seconds, LIMIT_S, "s"),
-            ("of CPU", busy, LIMIT_S, "s"),
             ("memory", memory / 2**30, LIMIT_BYTES / 2**30, "GiB"),
             ("page", page / 1e6, LIMIT_PAGE / 1e6, "MB"),
         ):
             print(f"{name:<8}{value:8.2f} {unit:<4} of {limit:g} {unit}: {'met' if value < limit else 'NOT MET'}")
+        print(f"busy    {busy:8.2f} s of CPU in all its processes")
         if options.profile:
             subprocess.run([sys.executable, "-c", PROFILED, path], check=True, env=environment)
 

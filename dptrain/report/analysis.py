@@ -7,7 +7,7 @@ knows both what was claimed (epsilon) and what was observed; `contradictions` co
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from dptrain.privacy.tradeoff import tradeoff
 from dptrain.report.canaries import bound_of_arm, merged, refuted_by_canaries
 from dptrain.report.contradictions import GuaranteeRefuted, contradictions, pairs_won
 from dptrain.report.details import ArmDetails, Pool, arm_details
+from dptrain.report.parallel import in_order
 from dptrain.report.quantiles import null_quantile, quantile_interval
 from dptrain.report.results import (
     FPRS,
@@ -55,6 +56,8 @@ from dptrain.training.utility import METRIC_NAMES
 PAIRED_THRESHOLDS = (0.8, 0.9)
 STABILITY_PATIENTS = 20_000
 MANY_PATIENTS_RESAMPLES = 200
+LARGE = 1_000_000
+"""Models times patients from which two arms are analysed at the same time."""
 
 
 def analyse(study: StudyLike, *, details: bool = False) -> StudyResult:
@@ -72,11 +75,6 @@ def analyse(study: StudyLike, *, details: bool = False) -> StudyResult:
     train_rows, train_patient = records_of(cohort.patient, cohort.train_patients, cohort.num_patients)
     test_rows, test_patient = records_of(cohort.patient, np.flatnonzero(cohort.is_test), cohort.num_patients)
     attack = attack_of_study(study, len(membership))
-    labels = np.asarray(cohort.labels)
-    results: list[ArmResult] = []
-    nulls: list[NullDistribution] = []
-    wins: dict[str, NDArray[np.int64]] = {}
-    reference: tuple[Performance, NDArray[np.float64]] | None = None
     pool = Pool(
         cohort,
         membership,
@@ -87,51 +85,19 @@ def analyse(study: StudyLike, *, details: bool = False) -> StudyResult:
         attack,
         int(study.settings["seed"]),
     )
-    found: dict[str, ArmDetails] = {}
-    for arm in arms:
-        logits = study.logits(arm.label)
-        performance = measure(logits[:, test_rows], labels[test_rows], test_patient, cohort.task)
-        by_label = _by_label(cohort, logits[:, test_rows], labels[test_rows], test_patient, model_units(membership))
-        signals = compute_signals(logits[:, train_rows], labels[train_rows], cohort.task)
-        evidence = patient_evidence(signals, train_patient, membership.shape[1])
-        risk, null = _risk(study, arm.label, signals, evidence, membership, train_patient)
-        paired = None if reference is None else _paired(study, arm.label, performance, evidence, membership, reference)
-        if arm.label == "none":
-            reference = performance, evidence
-        measured, scores = _attack_result(attack, signals, membership, train_patient)
-        if details:
-            before = results[0].risk.patient_auc if results and results[0].label == "none" else None
-            found[arm.label] = arm_details(
-                pool, arm.label, logits, scores, evidence, risk.patient_auc, null, before
-            )
-        nulls.append(null)
-        wins[arm.label] = pairs_won(evidence, membership)
-        results.append(
-            ArmResult(
-                label=arm.label,
-                target_epsilon=arm.target_epsilon,
-                epsilon=arm.epsilon,
-                delta=arm.delta,
-                noise_multiplier=arm.noise_multiplier,
-                sampling_rate=arm.sampling_rate,
-                num_steps=arm.num_steps,
-                clipping_norm=arm.clipping_norm,
-                num_parameters=arm.num_parameters,
-                utility=replace(
-                    _utility(performance, METRIC_NAMES[cohort.task], model_units(membership)), per_label=by_label
-                ),
-                attack=measured,
-                risk=risk,
-                paired=paired,
-                cap=_cap(arm, unit_is_patient=arm.unit == "patient" or len(train_rows) == membership.shape[1]),
-                curves=_curves(study, arm.label),
-                baseline=_baseline(study, arm.label, logits, membership, test_rows, test_patient),
-                patient_level=arm.patient_level,
-                accounting=arm.accounting,
-                lower_bound=_lower_bound(study, arm, membership),
-                stability=_stability(study, arm.label, evidence, membership),
-            )
-        )
+    analysed: list[_Analysed] = []
+    if arms[0].label == "none":
+        analysed = [_analyse_arm(study, pool, arms[0], None, details=details)]
+    before = analysed[0] if analysed else None
+    # Each worker holds the arrays of one arm: two of them for a large study, to stay within a small machine's memory.
+    analysed += in_order(
+        lambda arm: _analyse_arm(study, pool, arm, before, details=details).without_evidence(),
+        arms[len(analysed) :],
+        most_workers=2 if membership.size > LARGE else 1,
+    )
+    results = [one.result for one in analysed]
+    wins = {one.result.label: one.wins for one in analysed}
+    nulls = [one.null for one in analysed]
     refuted = merged(contradictions(results, wins, membership), refuted_by_canaries(results))
     if refuted:
         raise GuaranteeRefuted(refuted)
@@ -151,8 +117,70 @@ def analyse(study: StudyLike, *, details: bool = False) -> StudyResult:
         arms=tuple(results),
         warnings=cohort.warnings,
         growth=study.growth(),
-        details=found,
+        details={one.result.label: one.details for one in analysed if one.details is not None},
     )
+
+
+@dataclass(frozen=True)
+class _Analysed:
+    """One arm, and what the study needs of it beside the result."""
+
+    result: ArmResult
+    null: NullDistribution
+    wins: NDArray[np.int64]
+    details: ArmDetails | None
+    performance: Performance
+    evidence: NDArray[np.float64]
+
+    def without_evidence(self) -> _Analysed:
+        """Light enough to be sent from one process to another."""
+        return replace(self, evidence=np.empty((0, 0)))
+
+
+def _analyse_arm(study: StudyLike, pool: Pool, arm: ArmLike, before: _Analysed | None, *, details: bool) -> _Analysed:
+    """Everything about one arm; `before` is the arm `none`, None for itself and for studies without it."""
+    cohort, membership = pool.cohort, pool.membership_MP
+    train_rows, train_patient = pool.train_rows, pool.train_patient
+    test_rows, test_patient = pool.test_rows, pool.test_patient
+    labels = np.asarray(cohort.labels)
+    pairs = model_units(membership)
+    logits = study.logits(arm.label)
+    performance = measure(logits[:, test_rows], labels[test_rows], test_patient, cohort.task)
+    by_label = _by_label(cohort, logits[:, test_rows], labels[test_rows], test_patient, pairs)
+    signals = compute_signals(logits[:, train_rows], labels[train_rows], cohort.task)
+    evidence = patient_evidence(signals, train_patient, membership.shape[1])
+    risk, null = _risk(study, arm.label, signals, evidence, membership, train_patient)
+    reference = None if before is None else (before.performance, before.evidence)
+    measured, scores = _attack_result(pool.attack, signals, membership, train_patient)
+    more = None
+    if details:
+        auc_before = None if before is None else before.result.risk.patient_auc
+        more = arm_details(pool, arm.label, logits, scores, evidence, risk.patient_auc, null, auc_before)
+    result = ArmResult(
+        label=arm.label,
+        target_epsilon=arm.target_epsilon,
+        epsilon=arm.epsilon,
+        delta=arm.delta,
+        noise_multiplier=arm.noise_multiplier,
+        sampling_rate=arm.sampling_rate,
+        num_steps=arm.num_steps,
+        clipping_norm=arm.clipping_norm,
+        num_parameters=arm.num_parameters,
+        utility=replace(_utility(performance, METRIC_NAMES[cohort.task], pairs), per_label=by_label),
+        attack=measured,
+        risk=risk,
+        paired=None
+        if reference is None
+        else _paired(study, arm.label, performance, evidence, membership, reference),
+        cap=_cap(arm, unit_is_patient=arm.unit == "patient" or len(train_rows) == membership.shape[1]),
+        curves=_curves(study, arm.label),
+        baseline=_baseline(study, arm.label, logits, membership, test_rows, test_patient),
+        patient_level=arm.patient_level,
+        accounting=arm.accounting,
+        lower_bound=_lower_bound(study, arm, membership),
+        stability=_stability(study, arm.label, evidence, membership),
+    )
+    return _Analysed(result, null, pairs_won(evidence, membership), more, performance, evidence)
 
 
 def records_of(

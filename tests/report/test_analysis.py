@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +12,7 @@ from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
 from dptrain.errors import ConfigError, PrivacyError, StudyError
+from dptrain.report import analysis, parallel
 from dptrain.report.analysis import analyse
 from dptrain.report.pseudonyms import Pseudonyms
 from dptrain.report.quantiles import null_quantile, quantile_interval
@@ -160,3 +163,23 @@ def test_thenull_quantile_is_the_quantile_of_each_permutation() -> None:
 
     expected = [np.quantile(auc, 0.9) for auc in np.random.default_rng(1).integers(0, 2001, (7, 50)) / 2000]
     assert null_quantile(Null, 0.9).value == pytest.approx(np.mean(expected))  # type: ignore[arg-type]
+
+
+def test_two_arms_at_the_same_time_give_the_same_figures(monkeypatch: pytest.MonkeyPatch, result: StudyResult) -> None:
+    monkeypatch.setattr(analysis, "LARGE", 0)
+    at_once = analyse(FakeStudy())
+    assert tradeoff_json(at_once) == tradeoff_json(result)
+
+
+def test_work_in_order_and_its_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "_num_cores", lambda: 2)
+    assert parallel.in_order(lambda one: (one, os.getpid()), [1, 2, 3], 1) == [(one, os.getpid()) for one in (1, 2, 3)]
+    found = parallel.in_order(lambda one: (one, os.getpid()), [1, 2, 3], 2)
+    assert [one for one, _ in found] == [1, 2, 3]
+    assert os.getpid() not in [pid for _, pid in found] or sys.platform != "linux"
+
+    def fail(one: int) -> int:
+        raise StudyError(f"item {one} is damaged")
+
+    with pytest.raises(StudyError, match="item 1 is damaged"):
+        parallel.in_order(fail, [1, 2], 2)
