@@ -30,9 +30,11 @@ from dptrain.seeding import numpy_stream
 from dptrain.study.cost import Cost, study_cost
 from dptrain.study.folder import BASELINE, StudyFolder, config_of
 from dptrain.study.runner import num_cores
-from dptrain.study.trial import Trial, timed_trial
+from dptrain.study.trial import KINDS, Trial, timed_trial
 from dptrain.training.arms import arm_from_label
+from dptrain.training.choose_speed import choose_speed
 from dptrain.training.prepare import prepared_cohort
+from dptrain.training.speed import SpeedConfig
 
 NUM_PERMUTATIONS = 200
 MOST_NULL_PATIENTS = 5000
@@ -75,14 +77,16 @@ def plan(config: Config, labels: list[str]) -> Plan:
     if config.baseline.num_models:
         beside = [label for label in labels if arm_from_label(label).kind in ("none", "private")]
         models |= {f"{BASELINE}{label}": min(config.baseline.num_models, num_models) for label in beside}
-    trial, baseline = _trials(config, cohort, list(models))
+    # The study itself tries some settings of speed when it is created; this one takes what it would start from.
+    speed = choose_speed(dataclasses.replace(config, fleet=dataclasses.replace(config.fleet, tune=False)), cohort)
+    trial, baseline = _trials(config, cohort, list(models), speed)
     cost = _cost(config, models, cohort, trial, baseline)
     simulated = " (SIMULATED data)" if cohort.simulated else ""
     what = (
         f"{config.model.name} on {cohort.name}{simulated}: {len(cohort.train_patients)} patients to train on, "
         f"{cohort.num_records} records"
     )
-    options = cheaper(config, models, cohort, trial, baseline, cost)
+    options = cheaper(config, models, cohort, trial, baseline, cost, speed)
     return Plan(what, cost, resolved(config, cohort), largest_epsilon_of_models(num_models // 2), trial, options)
 
 
@@ -101,7 +105,8 @@ def opening_line(study: StudyFolder, config: Config, missing: list[tuple[str, in
     # The runs of a sweep share a study: it is timed once.
     key = f"{study.path} {study.info['fingerprint']} {study.num_models}"
     if key not in _measured:
-        _measured[key] = *_trials(frozen, cohort, list(models)), resolved(frozen, cohort)
+        speed = SpeedConfig.read(study.info.get("speed"))
+        _measured[key] = *_trials(frozen, cohort, list(models), speed), resolved(frozen, cohort)
     trial, baseline, shown = _measured[key]
     cost = _cost(frozen, models, cohort, trial, baseline)
     return one_line(cost, shown, largest_epsilon_of_models(study.num_models // 2))
@@ -148,6 +153,7 @@ def cheaper(
     trial: Trial,
     baseline: Trial | None,
     cost: Cost,
+    speed: SpeedConfig,
 ) -> tuple[Option, ...]:
     """Cheaper studies, largest saving first; each alone."""
     options: list[Option] = []
@@ -178,7 +184,7 @@ def cheaper(
         add(name, steps, models, trial, "another recipe: other performance, other risk; tune it first")
     for settings, other, loses in _smaller(config):
         try:
-            add(settings, other, models, timed_trial(other, cohort), loses)
+            add(settings, other, models, timed_trial(other, cohort, KINDS, speed), loses)
         except DptrainError:
             continue
     return tuple(sorted((one for one in options if one.saved_fraction > 0.005), key=lambda one: one.seconds))
@@ -216,10 +222,12 @@ def _smaller(config: Config) -> list[tuple[str, Config, str]]:
     return [(settings, dataclasses.replace(config, model=model), loses) for settings, model, loses in found]
 
 
-def _trials(config: Config, cohort: Cohort, labels: list[str]) -> tuple[Trial, Trial | None]:
+def _trials(config: Config, cohort: Cohort, labels: list[str], speed: SpeedConfig) -> tuple[Trial, Trial | None]:
     beside = next((label for label in labels if label.startswith(BASELINE)), None)
-    trial = timed_trial(config, cohort)
-    return trial, None if beside is None else timed_trial(config_of(config, beside), cohort, ("none", "private"))
+    trial = timed_trial(config, cohort, KINDS, speed)
+    if beside is None:
+        return trial, None
+    return trial, timed_trial(config_of(config, beside), cohort, ("none", "private"), speed)
 
 
 def _cost(config: Config, models: dict[str, int], cohort: Cohort, trial: Trial, baseline: Trial | None) -> Cost:

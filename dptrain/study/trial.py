@@ -63,7 +63,8 @@ def timed_trial(
     config: Config, cohort: Cohort, kinds: tuple[ArmKind, ...] = KINDS, speed: SpeedConfig | None = None
 ) -> Trial:
     """Measure. Raises what the training raises, and StudyError if the process dies (out of memory)."""
-    if sys.platform != "linux":
+    if sys.platform != "linux" or (speed is not None and speed.device != "cpu"):
+        # A forked process cannot use a GPU that its parent has looked at.
         return _measure(config, cohort, kinds, speed)
     torch.set_num_threads(1)
     context: Any = multiprocessing.get_context("fork")
@@ -125,7 +126,7 @@ class _Block:
 
     def __init__(self, config: Config, cohort: Cohort, part: Cohort, speed: SpeedConfig | None) -> None:
         self._config, self._speed = config, speed
-        self._data = FleetData.build(part, config.privacy.unit)
+        self._data = FleetData.build(part, config.privacy.unit, "cpu" if speed is None else speed.device)
         num_models = config.fleet.num_models or config.fleet.max_models
         self.num_models = min(config.fleet.block_size, num_models)
         even = self.num_models + self.num_models % 2
