@@ -11,10 +11,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from dptrain.report.charts import Look, looks
-from dptrain.report.compare import Comparison
+from dptrain.report.compare import Comparison, PairedArm
 from dptrain.report.document import Arm, Document
 from dptrain.report.page.figures import NARROW, WIDE, Drawn
-from dptrain.report.page.finding import of_100, within_chance
+from dptrain.report.page.finding import at_least, within_chance
 from dptrain.report.page.markdown import escaped, section_lines
 from dptrain.report.page.numbers import count, epsilon, figure, percent
 from dptrain.report.page.render import environment
@@ -25,8 +25,8 @@ from dptrain.report.page.tables import Table
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7a6a00", "#56B4E9", "#4d4d4d")
 INTERNAL = "For internal use. This page holds small numbers of patients and is not under disclosure control."
 WORDS = (
-    "Each colour is a study, each shape a level of privacy. Up is better diagnosis, left is less risk; the short grey "
-    "bar under a mark is what chance alone shows in that study."
+    "Each colour is a study, each shape a level of privacy. Up is better diagnosis, left is less risk. The grey band "
+    "is what chance alone shows in any of the studies; the table has it for each."
 )
 
 
@@ -70,24 +70,31 @@ def _finding(comparison: Comparison) -> list[str]:
         arms = [document.arm("none"), *[arm for arm in document.arms if arm.is_private][-1:]]
         parts = [_part(document, arm) for arm in arms if arm is not None]
         words.append(f"{name} ({_size(document)}): " + "; ".join(parts) + ".")
-    for pair in comparison.paired:
-        change = pair.difference.patient_auc_p99
-        if change.value is not None and change.low is not None and change.high is not None:
-            sure = change.low > 0 or change.high < 0
-            how = ("more" if change.value > 0 else "less") if sure else "neither surely more nor surely less"
-            words.append(
-                f"On the same patients and halves, at {pair.name}, {pair.study} exposes the most exposed 1% {how} than "
-                f"{comparison.names[0]} (attack AUC {figure(change, signed=True)})."
-            )
+    shown = [pair for pair in comparison.paired if pair.label not in ("matched", "clip")]
+    for study in dict.fromkeys(pair.study for pair in shown):
+        parts = [_exposes(pair) for pair in shown if pair.study == study]
+        words.append(
+            f"On the same patients and the same halves, {study} beside {comparison.names[0]}: {'; '.join(parts)} "
+            "(difference in the attack AUC of the most exposed 1%)."
+        )
     return words
+
+
+def _exposes(pair: PairedArm) -> str:
+    change = pair.difference.patient_auc_p99
+    if change.value is None or change.low is None or change.high is None:
+        return f"at {pair.name} {figure(change)}"
+    sure = change.low > 0 or change.high < 0
+    how = ("more risk" if change.value > 0 else "less risk") if sure else "no sure difference"
+    return f"at {pair.name} {how}, {figure(change, signed=True)}"
 
 
 def _part(document: Document, arm: Arm) -> str:
     p99 = arm.risk.p99
-    risk = figure(p99) if p99.value is None else of_100(p99.value)
-    verdict = {True: ", no more than chance", False: "", None: ""}[within_chance(arm)]
+    risk = figure(p99) if p99.value is None else at_least(p99.value)
+    verdict = {True: ", no more than by luck", False: "", None: ""}[within_chance(arm)]
     return (
-        f"with {arm.name} the most exposed 1% are recognised in {risk} tries or more{verdict} (guessing is 50), AUROC "
+        f"with {arm.name} the most exposed 1% are recognised in {risk} tries{verdict} (guessing is 50), AUROC "
         f"{figure(arm.performance.auroc)}"
     )
 
@@ -212,7 +219,7 @@ def _draw(comparison: Comparison, width: int) -> Figure | None:
     shapes = {arm.name: marker for _, arm, marker in points}
     entries = len(comparison.names) + len(shapes) + 1
     columns = 1 if narrow else 2
-    below = 56 + 18 * -(-entries // columns)
+    below = (76 if narrow else 56) + 19 * -(-entries // columns)
     height = 330 if narrow else 400
     drawing = new_figure(width, height + below)
     total = height + below
@@ -225,16 +232,16 @@ def _draw(comparison: Comparison, width: int) -> Figure | None:
     for place in range(len(comparison.names)):
         line = [(arm.risk.p99.value, arm.performance.auroc.value) for one, arm, _ in points if one == place]
         axes.plot(*np.array(line, dtype=float).T, color=arm_color(place), lw=0.8, alpha=0.5, zorder=2)
-    span = [arm.performance.auroc.value or 0.0 for _, arm, _ in points]
-    drop = 0.025 * max(max(span) - min(span), 0.02)
+    nulls = [arm.risk.p99_null for _, arm, _ in points]
+    ends = [end for null in nulls for end in (null.low, null.high) if end is not None]
+    if ends:
+        axes.axvspan(min(ends), max(ends), color=BAND, lw=0, zorder=0)
     for place, arm, marker in points:
-        x, y, null = arm.risk.p99.value or 0.0, arm.performance.auroc.value or 0.0, arm.risk.p99_null
+        x, y = arm.risk.p99.value or 0.0, arm.performance.auroc.value or 0.0
         for one, flat in ((arm.risk.p99, True), (arm.performance.auroc, False)):
             if one.low is not None and one.high is not None:
-                ends = ([one.low, one.high], [y, y]) if flat else ([x, x], [one.low, one.high])
-                axes.plot(*ends, color=arm_color(place), lw=1.1, alpha=0.7, zorder=3)
-        if null.low is not None and null.high is not None:
-            axes.plot([null.low, null.high], [y - drop, y - drop], color=BAND, lw=3.0, solid_capstyle="butt", zorder=1)
+                bar = ([one.low, one.high], [y, y]) if flat else ([x, x], [one.low, one.high])
+                axes.plot(*bar, color=arm_color(place), lw=1.1, alpha=0.7, zorder=3)
         axes.plot(x, y, marker, color=arm_color(place), ms=8, mec=PAPER, mew=0.8, zorder=5)
     axes.set_xlim(None, 1.015)
     handles: list[Artist] = [
