@@ -72,6 +72,8 @@ def run_study(config: Config, look: Look | None = None, announce: Announce | Non
             labels.append(begin_arm(study, arm, is_baseline=True).label)
     missing = [] if announce is None else missing_blocks(study, labels)
     if announce is not None and missing:
+        # What is to come is timed on a few real steps: not even these run before the preflight.
+        check_private_arms(study, labels)
         announce(study, missing)
     while True:
         everyone = labels if not study.is_growing else [*labels, *others_begun(study, labels)]
@@ -169,13 +171,13 @@ def check_private_arms(study: StudyFolder, labels: list[str]) -> None:
         config = config_of(study.config(), record.label)
         cohort = study.training_cohort()
         choice = choose_engine(config, tuple(cohort.features.shape[1:]), cohort.num_outputs, cohort.task)
-        say_fallback(config, choice)
         key = json.dumps(
             [study.info["cohort"]["fingerprint"], to_dict(config.model), config.seed, record.mechanism, choice.name]
         )
         arm = study.arm_path(record.label)
         path = arm.with_name("preflight.json" if arm.stem == "arm" else f"preflight_{arm.stem}.json")
         if key not in _passed:
+            say_fallback(config, choice)
             report = check_training(config, cohort, Mechanism(**record.mechanism), None, choice.probe)
             report.check()
             _passed[key] = report.to_dict()
