@@ -383,7 +383,7 @@ def _canaries(document: Document) -> list[Table]:
         f"What {planted[0][1]['num_canaries']} planted canaries prove: with {percent(planted[0][1]['confidence'])} "
         "confidence epsilon is at least this. Zero proves nothing; more than what is accounted stops the study."
     )
-    head = ("level of privacy", "ε spent", "ε at least", "at most, all canaries", "at most, one", "right guesses")
+    head = ("level of privacy", "ε spent", "ε at least", "provable, all canaries", "provable, one", "right guesses")
     return [Table(title, head, rows)]
 
 
