@@ -45,6 +45,7 @@ from dptrain.conf_dir import config_dir
 from dptrain.config import Config, parse_config, parse_data
 from dptrain.errors import ConfigError, DptrainError, StudyError
 from dptrain.help_text import command_help, help_text
+from dptrain.options import near_miss
 
 log = logging.getLogger(__name__)
 _failures: list[str] = []
@@ -127,7 +128,8 @@ def run_sweep(arguments: list[str]) -> None:
     unknown = [argument for argument in unknown if argument not in values]
     if unknown:
         raise ConfigError(
-            f"{unknown[0]!r} is neither a command ({', '.join(sorted(COMMANDS))}) nor a setting of the form name=value."
+            f"{unknown[0]!r} is neither a command ({', '.join(sorted(COMMANDS))}) nor a setting of the form name=value"
+            f"{near_miss(unknown[0], COMMANDS)}. `dptrain --help` shows what there is."
         )
     if not any(
         flag in arguments for flag in ("--help", "-h", "--hydra-help", "--version", "--info", "-i", "--cfg", "-c")

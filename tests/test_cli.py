@@ -57,6 +57,7 @@ def call(capsys, *arguments: str) -> tuple[int, str]:
         (["-m", "privacy.target=tpr", "privacy.tpr=0.05,0.005"], "privacy.tpr=0.005 must be above privacy.fpr=0.01"),
         (["-m", "privacy.target=advantage", "privacy.advantage=0.1,5"], "For 5% write 0.05"),
         (["nonsense"], "'nonsense' is neither a command"),
+        (["stauts", "x"], "(did you mean 'status'?). `dptrain --help` shows what there is."),
         (["data=table", "data.keep={Qualität:ok}"], "data.keep={Qualität:ok} cannot be read. Values with spaces"),
         (["--config-dir", "nowhere"], "--config-dir nowhere: not a folder"),
         (["check", "--config-dir"], "--config-dir : not a folder"),
