@@ -257,10 +257,20 @@ def audit_figures(tradeoff_json: Mapping[str, Any], label: str) -> dict[str, Any
     return {
         "models": tradeoff_json["num_models"],
         "words": "measured on models of the same recipe, each trained on a random half of the patients",
-        "attack": arm["attack"],
+        "attack": _attack(arm["attack"], tradeoff_json["num_patients"]),
         "patient_auc_p99": None if too_few else arm["risk"]["patient_auc_p99"],
         "patient_auc_p99_null": None if too_few else arm["risk"]["patient_auc_p99_null"],
         **({"withheld": f"not reported (n<{SMALLEST})"} if too_few else {}),
         "cap": arm["cap"],
         "utility": {key: arm["utility"][key] for key in ("metric", "mean", "mean_low", "mean_high")},
     }
+
+
+def _attack(attack: Mapping[str, Any], num_patients: int) -> dict[str, Any]:
+    """The attack's figures without true-positive rates at false-positive rates that stand for too few patients."""
+    found = dict(attack)
+    for name in attack:
+        rate = name.removeprefix("tpr_at_fpr_").split("_")[0]
+        if name.startswith("tpr_at_fpr_") and float(rate) * num_patients / 2 < SMALLEST:
+            found[name] = None
+    return found

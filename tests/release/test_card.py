@@ -120,6 +120,8 @@ def test_nothing_in_it_is_about_fewer_than_ten_patients_or_names_one(work) -> No
         assert str(work) not in written
     stated, _ = statement_and_model()
     assert stated["audit"]["patient_auc_p99"] is None
+    assert stated["audit"]["attack"]["tpr_at_fpr_0.01"] is None
+    assert stated["audit"]["attack"]["auc"] is not None
     assert "the most exposed 1% of patients: not reported (n<10)" in (FOLDER / "statement.md").read_text()
 
 
