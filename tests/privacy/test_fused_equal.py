@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dptrain.config import ModelConfig
+from dptrain.errors import PrivacyError
 from dptrain.models.convolution import WSConv2d
 from dptrain.models.registry import build_model
 from dptrain.privacy.engine import PrivateEngine
 from dptrain.privacy.fused import RULES, unsupported_layers
+from dptrain.privacy.fused import engine as fused_engine
 from dptrain.privacy.fused.engine import FusedEngine, Given, UnitBatch
 from dptrain.privacy.fused.stack import Stack
 from dptrain.privacy.mechanism import Mechanism
@@ -188,3 +190,85 @@ def test_models_of_the_house(name, unit_sizes, clipping_norm):
 def test_every_rule_is_tested():
     seen = {type(module) for name in LAYERS for module in LAYERS[name][1]().modules()}
     assert set(RULES) <= seen
+
+
+@pytest.mark.parametrize("always_mask", [False, True], ids=["as on a CPU", "as on a GPU"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["mlp", "tab_resnet", "small_cnn", "ecg_transformer"])
+def test_records_that_are_not_finite_contribute_nothing(monkeypatch, name, value, always_mask):
+    """One alone, one beside another record of its patient; neighbours in the pass are untouched."""
+    sound = fused_engine.clip_weights
+    monkeypatch.setattr(fused_engine, "clip_weights", lambda *args: sound(*args[:3], always_mask))
+    _, _, shape, task = MODELS[name]
+    loss, outputs = LOSSES[task]
+    models = [build(name, seed) for seed in range(2)]
+    batches = [batch(shape, [2, 1, 1, 3], outputs, seed, task) for seed in range(2)]
+    batches[0][0][[1, 3]] = value
+    mech = mechanism(0.05)
+    ours, ledgers, losses = fused_updates(models, batches, mech, loss)
+    for k, (features, labels, owner) in enumerate(batches):
+        theirs, ledger = opacus_update(models[k], features, labels, owner, mech, loss)
+        assert float((ours[k] - theirs).norm()) <= 1e-10 * float(theirs.norm())
+        assert ledgers[k].num_nonfinite == ledger.num_nonfinite
+        assert np.isfinite(losses[k])
+    assert ledgers[1].num_nonfinite == 0
+
+
+def test_a_gradient_whose_square_overflows_counts_as_not_finite():
+    """Opacus drops the patient, this engine the record; neither lets it through."""
+    models = [build("mlp", 0)]
+    features, labels, owner = batch((6,), [2, 1], 3, 0, "multiclass")
+    features[1] = 1e200
+    updates, ledgers, _ = fused_updates(models, [(features, labels, owner)], mechanism(0.05), multiclass_loss)
+    assert bool(updates.isfinite().all())
+    assert float(updates[0].norm()) * DIVISOR <= 2 * 0.05 * (1 + 1e-9)
+    assert ledgers[0].num_nonfinite == 1
+
+
+@pytest.mark.parametrize("name", ["mlp", "small_cnn", "vit"])
+def test_padding_changes_nothing(monkeypatch, name):
+    _, _, shape, task = MODELS[name]
+    loss, outputs = LOSSES[task]
+    models = [build(name, seed) for seed in range(2)]
+    batches = [batch(shape, sizes, outputs, 3, task) for sizes in ([2, 1, 3], [1])]
+    results = []
+    for pad in (1, 16, 64):
+        monkeypatch.setattr(fused_engine, "PAD", pad)
+        results.append(fused_updates(models, batches, mechanism(0.1), loss)[0])
+    for other in results[1:]:
+        assert float((results[0] - other).norm()) <= 1e-12 * float(results[0].norm())
+
+
+def test_a_unit_whose_records_cancel_is_not_under_clipped():
+    """Two records with opposite gradients: in float32 the sum over pairs loses the small rest, and may not lose it on
+    the side where the unit keeps more than C."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(50, 1, bias=False))
+    nn.init.zeros_(model[0].weight)
+    row = torch.randn(50) * 1e3
+    features = torch.stack([row, row * (1 + 2e-6)])
+    labels, owner = torch.tensor([0, 1]), np.array([0, 0])
+    for clipping_norm in (1e-3, 1e-2, 1e-1, 1.0):
+        updates, _, _ = fused_updates([model], [(features, labels, owner)], mechanism(clipping_norm), binary_loss)
+        assert float(updates[0].norm()) * DIVISOR <= clipping_norm * (1 + 1e-5)
+
+
+def test_a_failed_step_ends_the_engine():
+    stack = Stack([nn.Linear(3, 1)])
+    engine = FusedEngine(stack, binary_loss, mechanism(1.0), [torch.Generator()], np.ones((1, 2), dtype=bool))
+    owner = np.array([0, 1])
+    bad = UnitBatch(Given(torch.zeros(2, 4), torch.zeros(2)), owner, owner)
+    with pytest.raises(RuntimeError):
+        engine.step([bad], 10)
+    with pytest.raises(PrivacyError, match="failed half-way"):
+        engine.step([UnitBatch(Given(torch.zeros(2, 3), torch.zeros(2)), owner, owner)], 10)
+
+
+def test_an_unknown_layer_is_refused_by_name():
+    with pytest.raises(PrivacyError, match=r"0 \(Bilinear\) has parameters and no rule"):
+        Stack([nn.Sequential(nn.Bilinear(2, 2, 1))])
+    first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+    second.weight = first.weight
+    assert unsupported_layers(nn.Sequential(first, second)) == [
+        "1 (Linear) shares a parameter with 0 (Linear)"
+    ]

@@ -2,7 +2,7 @@
 
 What differs is how: one backward pass of all records, norms from what it leaves, clip weights folded into one more
 product. A unit's gradient is the mean of its records' (the losses are weighted with one over the unit's records), it is
-clipped once, records that are not finite contribute 0, an empty batch is zero plus noise.
+clipped once, records whose gradient or its square is not finite contribute 0, an empty batch is zero plus noise.
 
 Poisson batches have different sizes. A pass has as many rows for every model, a multiple of `PAD`; rows that no record
 fills are zeros with weight 0. Nothing is ever left out to make a batch fit.
@@ -41,7 +41,7 @@ class Records(Protocol):
         """Write records [start, stop) to the first rows of `features` and `labels`."""
 
     def like(self, num: int) -> tuple[Tensor, Tensor]:
-        """Arrays of zeros for `num` records: features (num, ...), labels (num, ...)."""
+        """Arrays for `num` records, not filled: features (num, ...), labels (num, ...)."""
 
 
 @dataclass(frozen=True)
@@ -188,10 +188,11 @@ def pack(batches: Sequence[UnitBatch], ranges: Sequence[tuple[int, int]]) -> Pac
     owner_KB = np.full((num, rows), -1, dtype=np.int64)
     weights = np.zeros((num, rows))
     for model, (batch, (start, stop)) in enumerate(zip(batches, ranges, strict=True)):
-        size = stop - start
+        size, first = stop - start, model * rows
+        features[first + size : first + rows].zero_()
+        labels[first + size : first + rows].zero_()
         if not size:
             continue
-        first = model * rows
         batch.records.fill(start, stop, features[first : first + size], labels[first : first + size])
         owner = batch.owner[start:stop]
         owner_KB[model, :size] = owner
@@ -232,11 +233,8 @@ class Rows:
         torch.index_select(self.labels, 0, self.index[start:stop], out=labels)
 
     def like(self, num: int) -> tuple[Tensor, Tensor]:
-        """Zeros."""
-        return (
-            self.features.new_zeros((num, *self.features.shape[1:])),
-            self.labels.new_zeros((num, *self.labels.shape[1:])),
-        )
+        """Uninitialised."""
+        return _empty(self.features, num), _empty(self.labels, num)
 
 
 @dataclass(frozen=True)
@@ -255,8 +253,9 @@ class Given:
         labels.copy_(self.labels[start:stop])
 
     def like(self, num: int) -> tuple[Tensor, Tensor]:
-        """Zeros."""
-        return (
-            self.features.new_zeros((num, *self.features.shape[1:])),
-            self.labels.new_zeros((num, *self.labels.shape[1:])),
-        )
+        """Uninitialised."""
+        return _empty(self.features, num), _empty(self.labels, num)
+
+
+def _empty(records: Tensor, num: int) -> Tensor:
+    return records.new_empty((num, *records.shape[1:]))
