@@ -153,15 +153,15 @@ def _cost(choice: EpsilonChoice) -> str:
         return f"{performance}; what it costs is unknown without the arm none."
     change = Estimate(-choice.loss.value, -choice.loss.high, -choice.loss.low)
     sure = "" if change.low > 0 or change.high < 0 else ", which cannot be told from no change"
-    return f"{performance}, a change of {_interval(change)} against no privacy{sure}."
+    return f"{performance}, a change of {_interval(change, '+.3f')} against no privacy{sure}."
 
 
 def _rules(rules: Sequence[RuleVerdict]) -> str:
     return ", ".join(f"{rule.rule} ({rule.outcome.replace('_', ' ')})" for rule in rules)
 
 
-def _interval(figure: Estimate) -> str:
-    return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
+def _interval(figure: Estimate, form: str = ".3f") -> str:
+    return f"{figure.value:{form}} ({figure.low:{form}} to {figure.high:{form}})"
 
 
 def _list(labels: Sequence[str]) -> str:

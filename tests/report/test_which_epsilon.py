@@ -47,7 +47,7 @@ def test_the_largest_that_meets_the_policy_is_named_with_its_cost() -> None:
     assert found.loss == Estimate(0.01, -0.01, 0.03)
     words = " ".join(choice_words(found))
     assert "is that of eps=3 (3 arms looked at" in words
-    assert "a change of -0.010 (-0.030 to 0.010) against no privacy, which cannot be told from no change" in words
+    assert "a change of -0.010 (-0.030 to +0.010) against no privacy, which cannot be told from no change" in words
     assert "eps=8 fails: risk.max_tpr (exceeded)" in words
     assert "cannot tell" not in words
 
@@ -137,7 +137,7 @@ def test_the_page_says_it_in_a_section_of_its_own(document: Document, with_choic
     text = section_of(with_choice)
     assert text.startswith("## Which epsilon?")
     assert "The policy is “ours”: for colleagues." in text
-    assert "The largest is eps=3." in text
+    assert "The largest is ε = 3." in text
     assert "3 of 120" in text
     assert which_epsilon_section(document) is None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -98,9 +99,17 @@ def which_epsilon_section(document: Document) -> Section | None:
     before = (
         f"The policy is “{choice.policy}”{f': {description}' if description else ''}. A limit counts as kept only if "
         "the unfavourable end of the 95% interval keeps it: where the data cannot tell, the answer is no.",
-        choice.answer.withheld or choice.answer.text or "",
+        choice.answer.withheld or _with_names(document, choice.answer.text or ""),
     )
     return Section("policy", "Which epsilon?", before, tables=(tables.policy(document),))
+
+
+def _with_names(document: Document, text: str) -> str:
+    """Private arms by the names that the page gives them."""
+    for arm in document.arms:
+        if arm.is_private:
+            text = re.sub(rf"(?<!\S){re.escape(arm.label)}(?=[\s,.;:]|$)", arm.name, text)
+    return text
 
 
 def _survival(document: Document) -> Section:
