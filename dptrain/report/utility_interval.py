@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit, softmax
-from scipy.stats import norm, rankdata, t
+from scipy.stats import norm, t
 
 from dptrain.cohorts.cohort import Task
 from dptrain.report.results import Estimate
@@ -143,9 +143,16 @@ def _auroc_and_influence(scores: NDArray[np.float64], positive: NDArray[np.bool_
     """AUROC by midranks, and each record's influence (placement value minus AUROC, over the size of its side)."""
     num_positive = int(positive.sum())
     num_negative = len(positive) - num_positive
-    rank = rankdata(scores)
+    order = np.argsort(scores)
+    ranked, ill = scores[order], positive[order]
+    # Records with the same score are a tie; counts before and inside each tie give its midrank on either side.
+    first_of_tie = np.append(True, ranked[1:] != ranked[:-1])
+    start, tie = np.flatnonzero(first_of_tie), np.cumsum(first_of_tie) - 1
+    num_ill = np.append(0, np.cumsum(ill))
+    end = np.append(start[1:], len(ranked))
+    ill_below = (num_ill[start] + num_ill[end]) / 2.0
+    healthy_below = (start + end) / 2.0 - ill_below
     placement = np.empty(len(scores))
-    placement[positive] = (rank[positive] - rankdata(scores[positive])) / num_negative
-    placement[~positive] = 1.0 - (rank[~positive] - rankdata(scores[~positive])) / num_positive
+    placement[order] = np.where(ill, healthy_below[tie] / num_negative, 1.0 - ill_below[tie] / num_positive)
     area = float(placement[positive].mean())
     return area, (placement - area) / np.where(positive, num_positive, num_negative)

@@ -175,6 +175,18 @@ def test_the_paragraph_says_what_the_figures_say(document: Document) -> None:
     assert "cannot be told from none" in text or "a change of" in text
 
 
+def test_an_experiment_too_small_to_tell_does_not_speak_of_certainty(document: Document) -> None:
+    def lucky(leaf: Leaf, path: tuple[str, ...]) -> Leaf:
+        if isinstance(leaf, Figure) and path[-1] in ("p99", "p99_null"):
+            return dataclasses.replace(leaf, value=1.0, low=1.0, high=1.0)
+        return leaf
+
+    text = " ".join(finding(transform(document, lucky)))
+    assert "So few models cannot tell" in text
+    assert "cannot be told either" in text
+    assert "tells which is which" not in text
+
+
 @pytest.mark.parametrize(
     ("leaf", "text"),
     [

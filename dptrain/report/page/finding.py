@@ -15,6 +15,9 @@ from dptrain.report.document import Arm, Document
 from dptrain.report.leaves import Figure
 from dptrain.report.page import numbers
 
+LOOKS_CERTAIN = 0.95
+"""Attack AUC from which chance alone is as good as certainty."""
+
 
 def finding(document: Document) -> tuple[str, ...]:
     """The sentences of the paragraph."""
@@ -26,7 +29,7 @@ def finding(document: Document) -> tuple[str, ...]:
     for arm in private:
         words.append(_with_privacy(document, arm))
     words += _limits(document, private)
-    if before is not None and private:
+    if before is not None and private and measurable(before):
         words += _share_of_recipe(document, before, private[0])
     words += _cautions(document)
     return tuple(words)
@@ -43,6 +46,12 @@ def of_100(value: float) -> str:
 def at_least(value: float) -> str:
     """`at least 91 of 100`; certainty is not "at least"."""
     return of_100(value) if value >= 1.0 or 100.0 * value > 99.5 else f"at least {of_100(value)}"
+
+
+def measurable(arm: Arm) -> bool:
+    """Whether luck alone does not already look like certainty for the most exposed 1%."""
+    null = arm.risk.p99_null.value
+    return null is None or null < LOOKS_CERTAIN
 
 
 def within_chance(arm: Arm) -> bool | None:
@@ -75,6 +84,11 @@ def _before(document: Document, arm: Arm) -> list[str]:
     word, p99 = document.summary.patient_word, arm.risk.p99
     if p99.value is None:
         words = [f"Without protection: how surely the most exposed 1% are recognised is {numbers.figure(p99)}."]
+    elif not measurable(arm):
+        words = [
+            f"So few models cannot tell how surely the most exposed 1% of {word}s are recognised: by luck alone they "
+            f"would look like {of_100(arm.risk.p99_null.value or 1.0)} tries right."
+        ]
     else:
         chance, beside = arm.risk.p99_null, ""
         if chance.value is not None:
@@ -106,6 +120,8 @@ def _with_privacy(document: Document, arm: Arm) -> str:
     p99 = arm.risk.p99
     if p99.value is None:
         words = f"With {_promise(arm)} that figure is {numbers.figure(p99)}"
+    elif not measurable(arm):
+        words = f"With {_promise(arm)} that cannot be told either"
     else:
         verdict = {True: ", no more than by luck alone", False: ", still more than by luck alone", None: ""}
         words = (
@@ -134,7 +150,7 @@ def _limits(document: Document, private: list[Arm]) -> list[str]:
         return []
     caps = [(arm.privacy.cap or {})["auc"] for arm in capped]
     each = " and ".join(f"{_up_to_100(cap)} at {arm.name}" for arm, cap in zip(capped, caps, strict=True))
-    above = any((arm.risk.p99.value or 0.0) > cap for arm, cap in zip(capped, caps, strict=True))
+    above = any(measurable(arm) and (arm.risk.p99.value or 0.0) > cap for arm, cap in zip(capped, caps, strict=True))
     ending = " A measured figure above its limit is the luck of the measurement." if above else ""
     return [
         f"Mathematics guarantees for every single {document.summary.patient_word} and against every attacker, even one "

@@ -191,10 +191,10 @@ def _mechanism(document: Document) -> Section:
     if document.summary.patient_word != "patient":
         unit = f"one {document.summary.patient_word}"
     spent = [(arm.name, arm.privacy.epsilon) for arm in document.arms if arm.privacy.epsilon is not None]
-    factors = ", ".join(f"{math.exp(value):,.3g} at {name}" for name, value in spent if value < 50)
+    factors = ", ".join(f"{_factor(math.exp(value))} at {name}" for name, value in spent if value < 50)
     before = (
         f"Epsilon (ε) and delta (δ) are guaranteed about adding or removing {unit}. They follow from the parameters "
-        "below by accounting, not from attacks, and hold for any attacker: whatever he sees, the odds that somebody "
+        "below by accounting, not from attacks, and hold for any attacker: whatever is seen, the odds that somebody "
         "was in the training data can grow by at most a factor of e to the power of ε, except with a probability of "
         "about δ"
         + (f". That is a factor of {factors}." if factors else "."),
@@ -207,6 +207,11 @@ def _mechanism(document: Document) -> Section:
         tables=tables.mechanism(document),
         after=after,
     )
+
+
+def _factor(value: float) -> str:
+    """Three digits, in figures and not in powers of ten: 2.72, 2,980."""
+    return f"{value:.3g}" if value < 1000 else f"{round(value, 2 - math.floor(math.log10(value))):,.0f}"
 
 
 def _repeat(document: Document) -> Section:
