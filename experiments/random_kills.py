@@ -160,7 +160,8 @@ Question: does a study end with the same bytes whatever is killed on its way?
 
     python experiments/random_kills.py --kills 50 --markdown experiments/random_kills.md
 
-The study: breast_cancer, 2 arms of 8 models in blocks of one, 2 workers, chart included. SIGKILL comes at a random moment, five times on the way to one study's end.
+The study: breast_cancer, 2 arms of 8 models in blocks of one, 2 workers, chart included. SIGKILL comes at a random
+moment, five times on the way to one study's end.
 """
 
 
