@@ -35,7 +35,9 @@ def main(*studies: str) -> None:
                 each = ", ".join(f"{name} {one['mean']:.3f}" for name, one in arm["utility"]["per_label"].items())
                 print(f"\nAUROC, {arm['label']}: {each}")
             if "patient_level" in arm:
-                print(f"\nEpsilon of patients, {arm['label']}: {json.dumps(arm['patient_level'])}")
+                records, epsilon = (arm["patient_level"][name] for name in ("records", "epsilon"))
+                each = ", ".join(f"{epsilon[key]:.4g} with {records[key]} records" for key in ("p50", "p90", "max"))
+                print(f"\nEpsilon of a patient, {arm['label']} (median, 90th percentile, most records): {each}")
         print()
 
 
