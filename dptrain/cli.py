@@ -28,6 +28,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -134,6 +135,8 @@ def run_sweep(arguments: list[str]) -> None:
     if not any(
         flag in arguments for flag in ("--help", "-h", "--hydra-help", "--version", "--info", "-i", "--cfg", "-c")
     ):
+        if not {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments):
+            refuse_lists(overrides)
         num_shards = check_early(overrides).fleet.shards
         if num_shards > 1:
             arguments = as_shards(arguments, overrides, num_shards)
@@ -176,6 +179,16 @@ def swept_values(overrides: list[str]) -> dict[str, list[str]]:
         elif override.input_line is not None:
             values[name] = [override.input_line]
     return values
+
+
+def refuse_lists(overrides: list[str]) -> None:
+    """Raises ConfigError for settings with several values where none of them is swept over."""
+    lists = [f"{name}={','.join(value.partition('=')[2] for value in values)}"
+             for name, values in swept_values(overrides).items() if len(values) > 1]  # fmt: skip
+    if lists:
+        raise ConfigError(
+            [f"{one} names several values. Put -m before the settings: dptrain -m {one}" for one in lists]
+        )
 
 
 def check_early(overrides: list[str], write: bool = True) -> Config:
@@ -264,6 +277,9 @@ def arm_labels(settings: list[str], privacy: list[list[str]]) -> list[str]:
 
 def _unreadable(error: Exception) -> str:
     """What Hydra says; for settings that its grammar cannot read, the way out as well."""
+    unknown = re.match(r"Could not override '([^']+)'", str(error))
+    if unknown is not None:
+        return _no_setting(unknown[1])
     if not isinstance(error, OverrideParseException):
         return str(error)
     return (
@@ -271,6 +287,24 @@ def _unreadable(error: Exception) -> str:
         "in 'data.label_columns=[\"Result (y/n)\"]'. Keys of {...} cannot be quoted: put such settings into a file of "
         "your own and name its folder with --config-dir (docs/data.md)."
     )
+
+
+def _no_setting(name: str) -> str:
+    """A setting that does not exist, and the one that was probably meant."""
+    if name == "policy":
+        return "A study has no policy: name it to dptrain gate or dptrain report, with --policy."
+    known = _names(OmegaConf.to_container(hydra.compose("config")))
+    return f"{name} is not a setting{near_miss(name, known)}. `dptrain --cfg job` prints all of them."
+
+
+def _names(settings: Any, before: str = "") -> list[str]:
+    """Names of all settings, groups before what is in them."""
+    if not isinstance(settings, dict):
+        return []
+    found = []
+    for key, value in settings.items():
+        found += [f"{before}{key}", *_names(value, f"{before}{key}.")]
+    return found
 
 
 TARGET_OF = {
