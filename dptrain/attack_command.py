@@ -128,7 +128,9 @@ def parse(arguments: Sequence[str]) -> Request:
     parser.add_argument("--attack", action="append", metavar="NAME", help=f"{', '.join(FAMILIES)}; several with commas")
     parser.add_argument("--variance", metavar="HOW", help="of lira: per_record, pooled or shrunk")
     parser.add_argument("--targets", action="append", metavar="M", help="attacked models, for example 64 or 0,1,2")
-    parser.add_argument("--task", metavar="TASK", help="binary, multiclass, multilabel; told from the labels otherwise")
+    parser.add_argument(
+        "--task", metavar="TASK", help="binary, multiclass, multilabel (told from the labels otherwise), or regression"
+    )
     parser.add_argument("--per-label", action="store_true", help="attack every label of a multilabel model on its own")
     parser.add_argument("--access", action="store_true", help="also attack what is left if the model says less")
     parser.add_argument("--out", metavar="DIR", help="folder of the result; beside FILE otherwise")
