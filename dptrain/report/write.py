@@ -17,7 +17,7 @@ from dptrain.report.bundle import write_release
 from dptrain.report.compare import compare
 from dptrain.report.contradictions import GuaranteeRefuted
 from dptrain.report.document import Document
-from dptrain.report.gate import choice_for_report
+from dptrain.report.gate import VERDICT, choice_for_report
 from dptrain.report.page.comparison import render_comparison
 from dptrain.report.page.render import render
 from dptrain.report.policy import Policy
@@ -94,7 +94,7 @@ def withdraw(path: Path, by_arm: Mapping[str, Sequence[str]]) -> None:
     arm's epsilon as fulfilled, or that of another arm which the same trainer made. It can be drawn again."""
     for label, lines in by_arm.items():
         write_text(path / "arms" / label / REFUTED, "\n".join(lines) + "\n")
-    old = [path / name for name in OUTCOME if (path / name).exists()]
+    old = [path / name for name in (*OUTCOME, VERDICT) if (path / name).exists()]
     for file in old:
         with contextlib.suppress(FileNotFoundError):
             file.unlink()

@@ -15,6 +15,7 @@ from dptrain.report import report_command
 from dptrain.report.analysis import analyse
 from dptrain.report.contradictions import GuaranteeRefuted
 from dptrain.report.policy import load_policy
+from dptrain.report.write import withdraw
 from dptrain.study.folder import StudyFolder
 
 TINY = ("fleet.num_models=4", "fleet.workers=1", "training.num_steps=5", "training.private.num_steps=3",
@@ -216,3 +217,9 @@ def test_the_report_is_given_the_policy(capsys, monkeypatch):
     assert asked == [None, load_policy("strict")]
     with pytest.raises(ConfigError, match="policy='strickt' is neither a file nor one of"):
         report_command.answer(["nowhere", "--policy", "strickt"])
+
+
+def test_a_verdict_does_not_outlive_a_refuted_guarantee(capsys, study, lax):
+    assert call(capsys, str(study), "--policy", lax)[0] == 0
+    withdraw(study, {"eps=8": ["attack AUC 0.9 above 0.6"]})
+    assert not (study / "verdict.json").exists()
