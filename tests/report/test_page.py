@@ -175,6 +175,21 @@ def test_the_paragraph_says_what_the_figures_say(document: Document) -> None:
     assert "cannot be told from none" in text or "a change of" in text
 
 
+def test_the_paragraph_is_about_the_most_exposed_5_percent_where_1_percent_is_withheld(document: Document) -> None:
+    def withhold(leaf: Leaf, path: tuple[str, ...]) -> Leaf:
+        if isinstance(leaf, Figure) and path[-1] == "p99":
+            return dataclasses.replace(leaf, value=None, low=None, high=None, withheld=HIDDEN)
+        return leaf
+
+    text = " ".join(finding(transform(document, withhold)))
+    p95 = document.arms[0].risk.p95
+    assert p95 is not None
+    assert p95.value is not None
+    assert "most exposed 5%" in text
+    assert of_100(p95.value) in text
+    assert "most exposed 1%" not in text
+
+
 def test_an_experiment_too_small_to_tell_does_not_speak_of_certainty(document: Document) -> None:
     def lucky(leaf: Leaf, path: tuple[str, ...]) -> Leaf:
         if isinstance(leaf, Figure) and path[-1] in ("p99", "p99_null"):

@@ -29,7 +29,7 @@ def finding(document: Document) -> tuple[str, ...]:
     for arm in private:
         words.append(_with_privacy(document, arm))
     words += _limits(document, private)
-    if before is not None and private and measurable(before):
+    if before is not None and private and measurable(before, document.headline_percent):
         words += _share_of_recipe(document, before, private[0])
     words += _cautions(document)
     return tuple(words)
@@ -48,15 +48,21 @@ def at_least(value: float) -> str:
     return of_100(value) if value >= 1.0 or 100.0 * value > 99.5 else f"at least {of_100(value)}"
 
 
-def measurable(arm: Arm) -> bool:
-    """Whether luck alone does not already look like certainty for the most exposed 1%."""
-    null = arm.risk.p99_null.value
-    return null is None or null < LOOKS_CERTAIN
+def measurable(arm: Arm, percent: int = 1) -> bool:
+    """Whether luck alone does not already look like certainty for the most exposed 1% (or 5%)."""
+    _, null = reached(arm, percent)
+    return null.value is None or null.value < LOOKS_CERTAIN
 
 
-def within_chance(arm: Arm) -> bool | None:
+def reached(arm: Arm, percent: int) -> tuple[Figure, Figure]:
+    """What the most exposed 1 or 5 percent reach, and the same if nothing leaked; not estimable where there is none."""
+    found, null = arm.risk.reached_by(percent)
+    return found or Figure(None), null or Figure(None)
+
+
+def within_chance(arm: Arm, percent: int = 1) -> bool | None:
     """Whether the most exposed 1% cannot be told from chance: intervals overlap. None if that is not known."""
-    p99, null = arm.risk.p99, arm.risk.p99_null
+    p99, null = reached(arm, percent)
     ends = (p99.value, p99.low, null.value, null.high)
     if any(end is None for end in ends):
         return None
@@ -81,25 +87,26 @@ def _question(document: Document) -> str:
 
 
 def _before(document: Document, arm: Arm) -> list[str]:
-    word, p99 = document.summary.patient_word, arm.risk.p99
+    word, percent = document.summary.patient_word, document.headline_percent
+    p99, chance = reached(arm, percent)
     if p99.value is None:
-        words = [f"Without protection: how surely the most exposed 1% are recognised is {numbers.figure(p99)}."]
-    elif not measurable(arm):
+        words = [f"Without protection: how surely the most exposed {percent}% are recognised is {numbers.figure(p99)}."]
+    elif not measurable(arm, percent):
         words = [
-            f"So few models cannot tell how surely the most exposed 1% of {word}s are recognised: by luck alone they "
-            f"would look like {of_100(arm.risk.p99_null.value or 1.0)} tries right."
+            f"So few models cannot tell how surely the most exposed {percent}% of {word}s are recognised: by luck "
+            f"alone they would look like {of_100(chance.value or 1.0)} tries right."
         ]
     else:
-        chance, beside = arm.risk.p99_null, ""
+        beside = ""
         if chance.value is not None:
             beside = (
                 f". Guessing is 50; but the most exposed are picked out of many, and by that luck alone they would "
                 f"look like {of_100(chance.value)}"
             )
-        verdict = {True: ", which is no more than luck", False: "", None: ""}[within_chance(arm)]
+        verdict = {True: ", which is no more than luck", False: "", None: ""}[within_chance(arm, percent)]
         words = [
-            f"Without protection, for each of the most exposed 1% of {word}s an attacker who is shown one model "
-            f"trained with the {word} and one trained without tells which is which in {at_least(p99.value)} "
+            f"Without protection, for each of the most exposed {percent}% of {word}s an attacker who is shown one "
+            f"model trained with the {word} and one trained without tells which is which in {at_least(p99.value)} "
             f"tries{verdict} (95% interval {_interval_of_100(p99)}){beside}."
         ]
     exposed, average = arm.risk.exposed, arm.attack.auc
@@ -111,22 +118,23 @@ def _before(document: Document, arm: Arm) -> list[str]:
         who = f"{numbers.count(exposed, interval=False)} {word}s can be singled out with confidence"
         words.append(f"{who}; {over_all}." if hidden else f"{who}.")
     elif exposed.value == 0:
-        few = "With so few models no" if within_chance(arm) is False else "No"
+        few = "With so few models no" if within_chance(arm, percent) is False else "No"
         words.append(f"{few} single {word} can be singled out with confidence.")
     return words
 
 
 def _with_privacy(document: Document, arm: Arm) -> str:
-    p99 = arm.risk.p99
+    percent = document.headline_percent
+    p99, _ = reached(arm, percent)
     if p99.value is None:
         words = f"With {_promise(arm)} that figure is {numbers.figure(p99)}"
-    elif not measurable(arm):
+    elif not measurable(arm, percent):
         words = f"With {_promise(arm)} that cannot be told either"
     else:
         verdict = {True: ", no more than by luck alone", False: ", still more than by luck alone", None: ""}
         words = (
-            f"With {_promise(arm)} the most exposed 1% are at {of_100(p99.value)} ({_interval_of_100(p99)})"
-            f"{verdict[within_chance(arm)]}"
+            f"With {_promise(arm)} the most exposed {percent}% are at {of_100(p99.value)} ({_interval_of_100(p99)})"
+            f"{verdict[within_chance(arm, percent)]}"
         )
     if arm.paired is None:
         return f"{words}; diagnostic performance is {numbers.figure(arm.performance.auroc)}."
@@ -148,9 +156,11 @@ def _limits(document: Document, private: list[Arm]) -> list[str]:
     capped = [arm for arm in private if arm.privacy.cap is not None]
     if not capped:
         return []
+    percent = document.headline_percent
     caps = [(arm.privacy.cap or {})["auc"] for arm in capped]
     each = " and ".join(f"{_up_to_100(cap)} at {arm.name}" for arm, cap in zip(capped, caps, strict=True))
-    above = any(measurable(arm) and (arm.risk.p99.value or 0.0) > cap for arm, cap in zip(capped, caps, strict=True))
+    measured = [(reached(arm, percent)[0].value or 0.0, measurable(arm, percent)) for arm in capped]
+    above = any(told and value > cap for (value, told), cap in zip(measured, caps, strict=True))
     ending = " A measured figure above its limit is the luck of the measurement." if above else ""
     return [
         f"Mathematics guarantees for every single {document.summary.patient_word} and against every attacker, even one "
@@ -163,7 +173,7 @@ def _share_of_recipe(document: Document, before: Arm, private: Arm) -> list[str]
     matched = document.arm("matched")
     if matched is None:
         return []
-    ends = [arm.risk.p99.value for arm in (before, matched, private)]
+    ends = [reached(arm, document.headline_percent)[0].value for arm in (before, matched, private)]
     if any(end is None for end in ends):
         return []
     start, middle, end = (float(value) for value in ends if value is not None)
@@ -172,7 +182,7 @@ def _share_of_recipe(document: Document, before: Arm, private: Arm) -> list[str]
     if start - middle > 0.25 * (start - end):
         return [
             "Part of the fall is not due to the protection: the shorter and calmer training that goes with it brings "
-            f"the most exposed 1% to {of_100(middle)} by itself, but without any guarantee."
+            f"the most exposed {document.headline_percent}% to {of_100(middle)} by itself, but without any guarantee."
         ]
     return []
 
