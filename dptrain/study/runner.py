@@ -177,7 +177,6 @@ def check_private_arms(study: StudyFolder, labels: list[str]) -> None:
         arm = study.arm_path(record.label)
         path = arm.with_name("preflight.json" if arm.stem == "arm" else f"preflight_{arm.stem}.json")
         if key not in _passed:
-            say_fallback(config, choice)
             report = check_training(config, cohort, Mechanism(**record.mechanism), None, choice.probe)
             report.check()
             _passed[key] = report.to_dict()
@@ -273,6 +272,8 @@ def train_missing(study: StudyFolder, labels: list[str], num_workers: int) -> No
     if not missing:
         log.info("All %d models of %s are there already.", study.num_models * len(arms), ", ".join(arms))
         return
+    config, cohort = study.config(), study.training_cohort()
+    say_fallback(config, choose_engine(config, tuple(cohort.features.shape[1:]), cohort.num_outputs, cohort.task))
     names = [label for label in dict(missing) if not label.startswith(BASELINE)]
     beside = sum(len(study.models(label, index)) for label, index in missing if label.startswith(BASELINE))
     log.info(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from dptrain.cohorts.membership import draw_membership
 from dptrain.config import AugmentSpec, FleetConfig, ModelConfig, PrivateRecipe
 from dptrain.errors import ConfigError
 from dptrain.training.arms import arm_from_label
-from dptrain.training.engines import choose_engine
+from dptrain.training.engines import choose_engine, say_fallback
 from dptrain.training.fleet import FleetData, train_fleet_block, train_fleet_model
 from dptrain.training.speed import SpeedConfig
 from dptrain.training.stacked_optimizer import StackedOptimizer
@@ -162,12 +163,14 @@ class Recurrent(nn.Module):
     ("name", "words"),
     [("Twice", "called twice"), ("Around", "does not fit"), ("Recurrent", r"cell \(GRUCell\) has parameters and no")],
 )
-def test_what_it_does_not_know_goes_to_opacus_with_the_reason(monkeypatch, name, words):
+def test_what_it_does_not_know_goes_to_opacus_with_the_reason(caplog, name, words):
     sys.modules["fused_fleet_models"] = sys.modules[__name__]
     settings = dataclasses.replace(config(), model=ModelConfig(f"fused_fleet_models:{name}", {}))
     choice = choose_engine(settings, (5,), 1, "binary")
     assert choice.name == "opacus"
-    assert any(__import__("re").search(words, reason) for reason in choice.reasons), choice.reasons
+    assert any(re.search(words, reason) for reason in choice.reasons), choice.reasons
+    say_fallback(settings, choice)
+    assert re.search(rf"trained by the Opacus engine, .*{words}", caplog.text)
     with pytest.raises(ConfigError, match=r"fleet\.engine=fused cannot train"):
         choose_engine(dataclasses.replace(settings, fleet=FleetConfig(4, engine="fused")), (5,), 1, "binary")
 
