@@ -82,21 +82,36 @@ def _exposed_count(
     if not 0.0 <= threshold <= 1.0:
         raise ValueError(f"threshold={threshold} must be an AUC between 0 and 1.")
     count = count_at_least(auc, threshold)
-    # Half a patient more on either side: 0 of many is not certainty.
-    share = (count + 0.5) / (auc.size + 1.0)
-    effect = 1.0 + common * auc.size / (share * (1.0 - share))
-    low, high = clopper_pearson(count / effect, auc.size / effect, confidence)
+    low, high = count_interval(count, auc.size, common, confidence)
     expected = null.expected_count(threshold)
     return ExposedCount(
         threshold=threshold,
         count=count,
         null_expected=expected,
         null_high=float(np.quantile(null.counts(threshold), 0.975)),
-        low=low * auc.size,
-        high=high * auc.size,
+        low=low,
+        high=high,
         resolvable=expected <= 1.0,
         num_patients=auc.size,
     )
+
+
+def count_interval(
+    count: int, num_patients: int, common: float = 0.0, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Return (low, high), numbers of patients: Clopper-Pearson on as many patients as would vary as much on their own.
+
+    Args:
+        count: of `num_patients`.
+        num_patients: at least 1.
+        common: variance of the share that all patients have in common (`CommonParts.of_share`).
+        confidence: of the interval.
+    """
+    # Half a patient more on either side: 0 of many is not certainty.
+    share = (count + 0.5) / (num_patients + 1.0)
+    effect = 1.0 + common * num_patients / (share * (1.0 - share))
+    low, high = clopper_pearson(count / effect, num_patients / effect, confidence)
+    return low * num_patients, high * num_patients
 
 
 def count_at_least(patient_auc_P: npt.NDArray[np.float64], threshold: float) -> int:

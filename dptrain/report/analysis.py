@@ -16,6 +16,7 @@ from dptrain.attacks.patient import expand_membership, sum_over_records
 from dptrain.attacks.protocol import Attack, attack_named, default_attack
 from dptrain.attacks.signals import compute_signals
 from dptrain.attacks.twins import model_units
+from dptrain.audit.common import common_parts
 from dptrain.audit.counts import THRESHOLDS, exposed_counts
 from dptrain.audit.crossfit import patient_attack_auc
 from dptrain.audit.enough import Stability, stability
@@ -291,6 +292,9 @@ def _risk(
     null = null_patient_auc(evidence, membership, int(study.settings["attack"]["num_permutations"]), rng)
     auc = patient_auc(evidence, membership)
     attack_auc = patient_attack_auc(signals, membership, patient)
+    common = common_parts(
+        evidence, membership, numpy_stream(study.settings["seed"], "bootstrap", "common", label), THRESHOLDS
+    )
     risk = RiskResult(
         patient_auc=auc,
         patient_attack_auc=attack_auc,
@@ -298,7 +302,8 @@ def _risk(
         p99=quantile_interval(auc[np.isfinite(auc)], 0.99),
         max=float(np.nanmax(auc)),
         null_p99=null_quantile(null, 0.99),
-        at_least=tuple(exposed_counts(auc, null, THRESHOLDS)),
+        at_least=tuple(exposed_counts(auc, null, THRESHOLDS, common_share=common.of_share)),
+        common_share=common.of_share,
         attack_median=float(np.nanmedian(attack_auc)),
         attack_p99=float(np.nanquantile(attack_auc, 0.99)),
         attack_max=float(np.nanmax(attack_auc)),

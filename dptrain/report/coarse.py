@@ -13,8 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from dptrain.audit.counts import count_at_least
-from dptrain.audit.roc import clopper_pearson
+from dptrain.audit.counts import count_at_least, count_interval
 from dptrain.report.quantiles import quantile_interval
 from dptrain.report.results import ArmResult, RiskResult, StudyResult
 from dptrain.report.suppression import Rule
@@ -57,8 +56,8 @@ def _risk(risk: RiskResult, size: int) -> RiskResult:
     counts = []
     for one in risk.at_least:
         count = count_at_least(known, one.threshold)
-        low, high = clopper_pearson(count, len(known), 0.95)
-        counts.append(replace(one, count=count, low=low * len(known), high=high * len(known)))
+        low, high = count_interval(count, len(known), risk.common_share.get(one.threshold, 0.0))
+        counts.append(replace(one, count=count, low=low, high=high))
     return replace(
         risk,
         patient_auc=auc,

@@ -132,6 +132,8 @@ class RiskResult:
     p95: Estimate | None = None
     """95th percentile over patients, for those who may not see the 99th: with few patients that is one of them."""
     null_p95: Estimate | None = None
+    common_share: Mapping[float, float] = field(default_factory=dict)
+    """By threshold, the variance of the share of patients that all patients have in common (`CommonParts.of_share`)."""
 
 
 @dataclass(frozen=True)
