@@ -7,8 +7,8 @@
 Simulated patients (data=sim_ehr). Three numbers of models for the same patients, three numbers of patients for the
 same models, without and with privacy. Time is the processor time of the workers (waiting for other programs is not in
 it). Memory is the most that the run and its workers held together: proportional set size, so that shared pages count
-once. Steps take batches of the same size at every number of patients; what grows with patients is drawing batches, and
-predictions on all records.
+once. Patients twice: with batches of the same size (what grows is drawing them, and predictions on all records), and
+with batches that grow with the patients, so that everyone is seen as often.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ class Run:
 
     num_models: int
     num_patients: int
+    batch: int
     processor_s: float
     memory_mb: float
 
 
-def study(num_models: int, num_patients: int, folder: Path) -> None:
+def study(num_models: int, num_patients: int, batch: int, folder: Path) -> None:
     settings = [
         "data=sim_ehr",
         f"data.num_patients={num_patients}",
@@ -55,9 +56,9 @@ def study(num_models: int, num_patients: int, folder: Path) -> None:
         f"fleet.num_models={num_models}",
         "fleet.workers=2",
         "training.num_steps=200",
-        f"training.batch_size={BATCH}",
+        f"training.batch_size={batch}",
         "training.private.num_steps=100",
-        f"training.private.sampling_rate={BATCH / (0.35 * num_patients):.6g}",
+        f"training.private.sampling_rate={batch / (0.35 * num_patients):.6g}",
         f"study.dir={folder}",
         "study.name=growth",
     ]
@@ -75,14 +76,14 @@ def pss_bytes(pid: int) -> int:
     return own + sum(pss_bytes(int(child)) for child in children)
 
 
-def measure(num_models: int, num_patients: int, base: Path) -> Run:
+def measure(num_models: int, num_patients: int, base: Path, batch: int = BATCH) -> Run:
     """Run a study in a process of its own (`ru_utime` of its children is what the workers used)."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     folder = base / f"{num_models}-{num_patients}"
 
     def body() -> None:
-        study(num_models, num_patients, folder)
+        study(num_models, num_patients, batch, folder)
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         sender.send(used.ru_utime + used.ru_stime)
 
@@ -101,7 +102,7 @@ def measure(num_models: int, num_patients: int, base: Path) -> Run:
     stop.set()
     watcher.join()
     shutil.rmtree(folder)
-    return Run(num_models, num_patients, seconds, most[0] / 1e6)
+    return Run(num_models, num_patients, batch, seconds, most[0] / 1e6)
 
 
 def power(sizes: list[int], values: list[float]) -> float:
@@ -120,17 +121,24 @@ def main() -> None:
     begin = time.monotonic()
     by_models = [measure(count, patients[0], base) for count in models]
     by_patients = [by_models[0], *(measure(models[0], count, base) for count in patients[1:])]
-    lines = ["| models per arm | patients | processor time of the workers (s) | memory (MB) |", "|---|---|---|---|"]
+    larger = [measure(models[0], count, base, BATCH * count // patients[0]) for count in patients[1:]]
+    as_often = [by_models[0], *larger]
+    lines = [
+        "| models per arm | patients | batch | processor time of the workers (s) | memory (MB) |",
+        "|---|---|---|---|---|",
+    ]
     lines += [
-        f"| {run.num_models} | {run.num_patients} | {run.processor_s:.1f} | {run.memory_mb:.0f} |"
-        for run in [*by_models, *by_patients[1:]]
+        f"| {run.num_models} | {run.num_patients} | {run.batch} | {run.processor_s:.1f} | {run.memory_mb:.0f} |"
+        for run in [*by_models, *by_patients[1:], *as_often[1:]]
     ]
     time_models = power([run.num_models for run in by_models], [run.processor_s for run in by_models])
     time_patients = power([run.num_patients for run in by_patients], [run.processor_s for run in by_patients])
+    time_often = power([run.num_patients for run in as_often], [run.processor_s for run in as_often])
     memory_models = by_models[-1].memory_mb / by_models[0].memory_mb
     lines += [
         "",
-        f"Time grows as models^{time_models:.2f} and patients^{time_patients:.2f} (1 is linear, less is better). "
+        f"Time grows as models^{time_models:.2f}; as patients^{time_patients:.2f} with the same batches, and as "
+        f"patients^{time_often:.2f} where everyone is seen as often (1 is linear). "
         f"{models[-1] // models[0]} times the models take {memory_models:.2f} times the memory. "
         f"The whole took {time.monotonic() - begin:.0f} s.",
     ]
@@ -145,7 +153,7 @@ Question: do time and memory of a study grow as they should?
 
     python experiments/growth.py --markdown experiments/growth.md
 
-Two arms (`none`, `eps=8`) of MLPs on simulated patients, 2 workers. Batches have the same size everywhere.
+Two arms (`none`, `eps=8`) of MLPs on simulated patients, 2 workers.
 
 """
 
