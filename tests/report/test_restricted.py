@@ -15,7 +15,7 @@ from dptrain.report.pseudonyms import Pseudonyms, study_domain, study_pseudonyms
 from dptrain.report.results import StudyResult
 from dptrain.study.atomic import write_json
 
-INFO = {"schema": 1, "settings": {}, "fingerprint": "f", "cohort": {"fingerprint": "c"}}
+INFO = {"schema": 1, "settings": {"fleet": {"num_models": 8}}, "fingerprint": "f", "cohort": {"fingerprint": "c"}}
 DOMAIN = study_domain(INFO)
 
 
