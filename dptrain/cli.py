@@ -58,6 +58,7 @@ CANNOT_JUDGE = 2
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; exits with 0 only if everything that was asked for is there."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _failures.clear()
     configure_logging()
     try:
         if arguments and arguments[0] in HELP:

@@ -32,7 +32,7 @@ def test_chart_tables_and_tensorboard(tmp_path: Path, result: StudyResult, simul
         assert "fake" in text
     assert json.loads(tradeoff_json(shown))["simulated"] is simulated
     assert {row["simulated"] for row in csv.DictReader(io.StringIO(tradeoff_csv(shown)))} == {str(simulated)}
-    write_runs(tmp_path, shown, charts.png(shown, dpi=50))
+    write_runs(tmp_path, shown)
     events = b"".join(file.read_bytes() for file in (tmp_path / "study").iterdir())
     assert (MARK.encode() in events) == simulated
 
