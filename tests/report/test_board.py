@@ -73,6 +73,11 @@ def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
         command([], str)
 
 
+def take_ctrl_c() -> None:
+    """As on a terminal, also where these tests run in the background of a shell, which ignores Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="module")
 def address(result: StudyResult, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`dptrain board` on two studies, in a process of its own; its end is a test too."""
@@ -83,7 +88,7 @@ def address(result: StudyResult, tmp_path_factory: pytest.TempPathFactory) -> It
     links.mkdir()
     process = subprocess.Popen(
         [sys.executable, "-m", "dptrain", "board", str(root), "--port", str(free_port())],
-        stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(links)},
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(links)}, preexec_fn=take_ctrl_c,
     )  # fmt: skip
     assert process.stdout is not None
     first = process.stdout.readline()

@@ -17,7 +17,7 @@ from tests.study.test_shards import TINY, blocks_and_outcome
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install dptrain[slurm]")
 
-STUDY = ("privacy.epsilon=8", *TINY, "training.num_steps=2000", "training.private.num_steps=100")
+STUDY = ("privacy.epsilon=8", *TINY, "training.num_steps=8000", "training.private.num_steps=400")
 PATIENCE_S = 600
 
 
