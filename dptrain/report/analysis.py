@@ -21,8 +21,8 @@ from dptrain.audit.counts import THRESHOLDS, exposed_counts
 from dptrain.audit.crossfit import patient_attack_auc
 from dptrain.audit.enough import Stability, stability
 from dptrain.audit.matched import MOST_PATIENTS, Difference, paired_difference
-from dptrain.audit.null import NullDistribution, null_patient_auc
-from dptrain.audit.patients import patient_auc, patient_evidence
+from dptrain.audit.null import NullDistribution, null_of_ranks
+from dptrain.audit.patients import auc_from_ranks, patient_auc, patient_evidence, patient_ranks
 from dptrain.audit.targets import TargetSummary, summarise_attack
 from dptrain.cohorts.cohort import Cohort
 from dptrain.errors import ConfigError, StudyError
@@ -58,7 +58,7 @@ PAIRED_THRESHOLDS = (0.8, 0.9)
 STABILITY_PATIENTS = 20_000
 MANY_PATIENTS_RESAMPLES = 200
 LARGE = 1_000_000
-"""Models times patients from which two arms are analysed at the same time."""
+"""Models times patients from which two arms are analysed, and two files written, at the same time."""
 
 
 def analyse(study: StudyLike, *, details: bool = False) -> StudyResult:
@@ -86,14 +86,11 @@ def analyse(study: StudyLike, *, details: bool = False) -> StudyResult:
         attack,
         int(study.settings["seed"]),
     )
-    analysed: list[_Analysed] = []
-    if arms[0].label == "none":
-        analysed = [_analyse_arm(study, pool, arms[0], None, details=details)]
-    before = analysed[0] if analysed else None
+    before = _before(study, pool) if arms[0].label == "none" else None
     # Each worker holds the arrays of one arm: two of them for a large study, to stay within a small machine's memory.
-    analysed += in_order(
-        lambda arm: _analyse_arm(study, pool, arm, before, details=details).without_evidence(),
-        arms[len(analysed) :],
+    analysed = in_order(
+        lambda arm: _analyse_arm(study, pool, arm, before, details=details),
+        arms,
         most_workers=2 if membership.size > LARGE else 1,
     )
     results = [one.result for one in analysed]
@@ -123,6 +120,35 @@ def analyse(study: StudyLike, *, details: bool = False) -> StudyResult:
 
 
 @dataclass(frozen=True)
+class _Before:
+    """What every other arm is compared with: of the arm `none`."""
+
+    performance: Performance
+    evidence: NDArray[np.float64]
+    patient_auc: NDArray[np.float64]
+
+
+def _before(study: StudyLike, pool: Pool) -> _Before:
+    logits = study.logits("none")
+    evidence = _evidence(pool, _signals(pool, logits))
+    return _Before(_performance(pool, logits), evidence, patient_auc(evidence, pool.membership_MP))
+
+
+def _performance(pool: Pool, logits: NDArray[np.float32]) -> Performance:
+    labels = np.asarray(pool.cohort.labels)[pool.test_rows]
+    return measure(logits[:, pool.test_rows], labels, pool.test_patient, pool.cohort.task)
+
+
+def _signals(pool: Pool, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    labels = np.asarray(pool.cohort.labels)[pool.train_rows]
+    return compute_signals(logits[:, pool.train_rows], labels, pool.cohort.task)
+
+
+def _evidence(pool: Pool, signals: NDArray[np.float64]) -> NDArray[np.float64]:
+    return patient_evidence(signals, pool.train_patient, pool.membership_MP.shape[1])
+
+
+@dataclass(frozen=True)
 class _Analysed:
     """One arm, and what the study needs of it beside the result."""
 
@@ -130,32 +156,27 @@ class _Analysed:
     null: NullDistribution
     wins: NDArray[np.int64]
     details: ArmDetails | None
-    performance: Performance
-    evidence: NDArray[np.float64]
-
-    def without_evidence(self) -> _Analysed:
-        """Light enough to be sent from one process to another."""
-        return replace(self, evidence=np.empty((0, 0)))
 
 
-def _analyse_arm(study: StudyLike, pool: Pool, arm: ArmLike, before: _Analysed | None, *, details: bool) -> _Analysed:
-    """Everything about one arm; `before` is the arm `none`, None for itself and for studies without it."""
+def _analyse_arm(study: StudyLike, pool: Pool, arm: ArmLike, before: _Before | None, *, details: bool) -> _Analysed:
+    """Everything about one arm; `before` is of the arm `none`, None for studies without it."""
     cohort, membership = pool.cohort, pool.membership_MP
     train_rows, train_patient = pool.train_rows, pool.train_patient
     test_rows, test_patient = pool.test_rows, pool.test_patient
     labels = np.asarray(cohort.labels)
     pairs = model_units(membership)
     logits = study.logits(arm.label)
-    performance = measure(logits[:, test_rows], labels[test_rows], test_patient, cohort.task)
+    signals = _signals(pool, logits)
+    if arm.label == "none" and before is not None:
+        performance, evidence, before = before.performance, before.evidence, None
+    else:
+        performance, evidence = _performance(pool, logits), _evidence(pool, signals)
     by_label = _by_label(cohort, logits[:, test_rows], labels[test_rows], test_patient, pairs)
-    signals = compute_signals(logits[:, train_rows], labels[train_rows], cohort.task)
-    evidence = patient_evidence(signals, train_patient, membership.shape[1])
     risk, null = _risk(study, arm.label, signals, evidence, membership, train_patient)
-    reference = None if before is None else (before.performance, before.evidence)
     measured, scores = _attack_result(pool.attack, signals, membership, train_patient)
     more = None
     if details:
-        auc_before = None if before is None else before.result.risk.patient_auc
+        auc_before = None if before is None else before.patient_auc
         more = arm_details(pool, arm.label, logits, scores, evidence, risk.patient_auc, null, auc_before)
     result = ArmResult(
         label=arm.label,
@@ -170,9 +191,7 @@ def _analyse_arm(study: StudyLike, pool: Pool, arm: ArmLike, before: _Analysed |
         utility=replace(_utility(performance, METRIC_NAMES[cohort.task], pairs), per_label=by_label),
         attack=measured,
         risk=risk,
-        paired=None
-        if reference is None
-        else _paired(study, arm.label, performance, evidence, membership, reference),
+        paired=None if before is None else _paired(study, arm.label, performance, evidence, membership, before),
         cap=_cap(arm, unit_is_patient=arm.unit == "patient" or len(train_rows) == membership.shape[1]),
         curves=_curves(study, arm.label),
         baseline=_baseline(study, arm.label, logits, membership, test_rows, test_patient),
@@ -181,7 +200,7 @@ def _analyse_arm(study: StudyLike, pool: Pool, arm: ArmLike, before: _Analysed |
         lower_bound=_lower_bound(study, arm, membership),
         stability=_stability(study, arm.label, evidence, membership),
     )
-    return _Analysed(result, null, pairs_won(evidence, membership), more, performance, evidence)
+    return _Analysed(result, null, pairs_won(evidence, membership), more)
 
 
 def records_of(
@@ -289,8 +308,10 @@ def _risk(
     patient: NDArray[np.int64],
 ) -> tuple[RiskResult, NullDistribution]:
     rng = numpy_stream(study.settings["seed"], "null", label)
-    null = null_patient_auc(evidence, membership, int(study.settings["attack"]["num_permutations"]), rng)
-    auc = patient_auc(evidence, membership)
+    ranks = patient_ranks(evidence)
+    null = null_of_ranks(ranks, membership, int(study.settings["attack"]["num_permutations"]), rng)
+    auc = auc_from_ranks(ranks, membership)
+    del ranks
     attack_auc = patient_attack_auc(signals, membership, patient)
     common = common_parts(
         evidence, membership, numpy_stream(study.settings["seed"], "bootstrap", "common", label), THRESHOLDS
@@ -319,11 +340,11 @@ def _paired(
     performance: Performance,
     evidence: NDArray[np.float64],
     membership: NDArray[np.bool_],
-    reference: tuple[Performance, NDArray[np.float64]],
+    before: _Before,
 ) -> PairedResult:
     found = paired_difference(
         evidence,
-        reference[1],
+        before.evidence,
         membership,
         numpy_stream(study.settings["seed"], "bootstrap", label),
         quantiles=(0.5, 0.99),
@@ -337,7 +358,7 @@ def _paired(
         **{f"at_least_{threshold:g}": found.counts[threshold] for threshold in PAIRED_THRESHOLDS},
     }
     return PairedResult(
-        difference_interval(performance, reference[0], model_units(membership)),
+        difference_interval(performance, before.performance, model_units(membership)),
         {name: Estimate(one.estimate, *one.both) for name, one in differences.items()},
     )
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from dptrain.report import charts, tensorboard
-from dptrain.report.analysis import analyse
+from dptrain.report.analysis import LARGE, analyse
 from dptrain.report.build import document_of
 from dptrain.report.bundle import FOLDER as RELEASE
 from dptrain.report.bundle import write_release
@@ -20,6 +20,7 @@ from dptrain.report.document import Document
 from dptrain.report.gate import VERDICT, choice_for_report
 from dptrain.report.page.comparison import render_comparison
 from dptrain.report.page.render import render
+from dptrain.report.parallel import in_order
 from dptrain.report.policy import Policy
 from dptrain.report.pseudonyms import study_domain
 from dptrain.report.restricted import write_restricted
@@ -31,7 +32,8 @@ from dptrain.study.folder import REFUTED, StudyFolder
 
 PAGES = "report"
 """Folder of the report's pages in a study."""
-OUTCOME = ("tradeoff.json", "tradeoff.csv", "tradeoff.svg", "tradeoff.png")
+CHART = "tradeoff.png"
+OUTCOME = ("tradeoff.json", "tradeoff.csv", "tradeoff.svg", CHART)
 log = logging.getLogger(__name__)
 
 
@@ -65,15 +67,25 @@ def write_report(
         raise
     for label in study.arm_labels():
         (path / "arms" / label / REFUTED).unlink(missing_ok=True)
-    write_restricted(path, result, study_domain(study.info), key_file)
-    chart = write_result(path, result, tensorboard_runs=tensorboard_runs)
+    tasks: list[Callable[[], object]] = [
+        lambda: write_restricted(path, result, study_domain(study.info), key_file),
+        lambda: write_result(path, result, tensorboard_runs=tensorboard_runs),
+    ]
     if pages:
         document = document_of(result, study.info, {arm.label: study.ledgers(arm.label) for arm in result.arms})
         if policy is not None:
             document = replace(document, choice=choice_for_report(study, result, policy))
-        write_pages(path, document)
-        write_release(path, document, rule or Rule(), study.cohort().patient_ids.tolist())
-    return chart
+        tasks += [
+            lambda: write_pages(path, document),
+            lambda: write_release(path, document, rule or Rule(), study.cohort().patient_ids.tolist()),
+        ]
+
+    def do(index: int) -> None:
+        tasks[index]()
+
+    many = result.num_patients * result.num_models > LARGE
+    in_order(do, range(len(tasks)), most_workers=2 if many else 1)
+    return path / CHART
 
 
 def write_pages(path: Path, document: Document) -> None:
@@ -112,8 +124,8 @@ def write_result(path: Path, result: StudyResult, *, tensorboard_runs: bool = Tr
     picture = charts.png(result)
     write_text(path / "tradeoff.csv", tradeoff_csv(result))
     write_bytes(path / "tradeoff.svg", charts.svg(result))
-    write_bytes(path / "tradeoff.png", picture)
+    write_bytes(path / CHART, picture)
     if tensorboard_runs:
         tensorboard.write_runs(path / "tensorboard", result)
     write_text(path / "tradeoff.json", tradeoff_json(result))
-    return path / "tradeoff.png"
+    return path / CHART
