@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dptrain.errors import StudyError
 from dptrain.study.sealed import DamagedError, is_sealed, read_sealed, write_sealed
-from dptrain.training.fleet import ModelResult
+
+if TYPE_CHECKING:
+    from dptrain.training.fleet import ModelResult  # reports read blocks and need no torch
 
 
 def num_blocks(num_models: int, block_size: int) -> int:

@@ -37,7 +37,6 @@ from dptrain.study.blocks import block_models, block_path, num_blocks, read_bloc
 from dptrain.study.claims import Watch, claim
 from dptrain.study.frozen import difference, fingerprint, freeze
 from dptrain.training.arms import arm_from_label
-from dptrain.training.choose_speed import choose_speed
 
 SCHEMA = 1
 BASELINE = "baseline/"
@@ -184,6 +183,8 @@ class StudyFolder:
     @classmethod
     def _create(cls, path: Path, settings: dict[str, Any], config: Config, cohort: Cohort) -> StudyFolder:
         """Write a new study; `study.json` comes last and makes it one."""
+        from dptrain.training.choose_speed import choose_speed  # brings torch, which reading a study does not need
+
         speed = choose_speed(config, cohort)
         _write_cohort(path, cohort)
         num_models = config.fleet.num_models
