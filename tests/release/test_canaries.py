@@ -17,7 +17,7 @@ from dptrain.release import history, train
 SETTINGS = (
     "privacy.epsilon=0.5",
     "model=linear",
-    "training.private.num_steps=4",
+    "training.private.num_steps=20",
     "training.private.learning_rate=2",
     "training.private.schedule=constant",
     "release.dir=release",
@@ -104,7 +104,8 @@ def test_a_continued_run_keeps_its_coins(capsys, monkeypatch, folder) -> None:
 
 @pytest.mark.parametrize("factor", [1.0, 0.0])
 def test_a_trainer_without_noise_is_caught_by_canaries_alone(capsys, monkeypatch, folder, factor) -> None:
-    """Preflight and ledger are blind; nothing but the canaries can see that the noise is missing."""
+    """Preflight and ledger are blind; nothing but the canaries can see that the noise is missing. Coins of a release
+    are the operating system's: with 20 steps the bound was 1.9 or more in 14 of 14 runs, with 4 once below 0.5."""
     build, enter = PrivateEngine.__init__, Ledger.enter
 
     def broken(self, *args, **kwargs) -> None:
