@@ -25,6 +25,7 @@ from dptrain.cohorts.membership import draw_membership
 from dptrain.config import Config
 from dptrain.errors import DataError, DptrainError, StudyError
 from dptrain.privacy.mechanism import Mechanism
+from dptrain.seeding import numpy_stream
 from dptrain.training.allocator import keep_freed_memory
 from dptrain.training.arms import Arm, ArmKind
 from dptrain.training.fleet import FleetData, train_fleet_block
@@ -170,7 +171,7 @@ def _part(config: Config, cohort: Cohort) -> Cohort:
     fraction = wanted / len(cohort.train_patients)
     if fraction >= 0.8:
         return cohort
-    rng = np.random.default_rng(config.seed)
+    rng = numpy_stream(config.seed, "subset", "trial")
     keep = np.sort(rng.choice(cohort.num_patients, math.ceil(fraction * cohort.num_patients), replace=False))
     try:
         return patients_of(cohort, keep)
