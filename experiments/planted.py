@@ -7,7 +7,7 @@ Simulated patients with three visits each (data=sim_ehr). About 3% are planted a
 the opposite label. An attacker who sees the model's answer on them recognises them best; the list (Benjamini-Hochberg
 at a false discovery rate of 5%, `audit/risk.py`) knows nothing of the planting. Beside them: members of a planted rare
 group with a label rule of its own, and everybody else. An ordinary patient who is listed is not a false alarm: models
-without DP remember ordinary patients too. What the list shows where nothing leaks is in `coverage.md`.
+without DP remember ordinary patients too. What the list shows where nothing leaks is in `interval_coverage.md`.
 
 Outcome: `planted.md` beside this file.
 """

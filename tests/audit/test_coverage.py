@@ -1,4 +1,4 @@
-"""Every interval covers, by simulation: the lines of `experiments/coverage.py` with fewer studies."""
+"""Every interval covers, by simulation: the lines of `experiments/interval_coverage.py` with fewer studies."""
 
 import importlib.util
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-FILE = Path(__file__).resolve().parents[2] / "experiments" / "coverage.py"
+FILE = Path(__file__).resolve().parents[2] / "experiments" / "interval_coverage.py"
 if not FILE.exists():
     pytest.skip("experiments/ is not in this copy of the sources", allow_module_level=True)
 SPEC = importlib.util.spec_from_file_location("coverage_experiment", FILE)

@@ -1,13 +1,13 @@
 """Question: does each 95% interval of the audit cover 93 to 97%, and is nothing found where nothing leaks?
 
-    python experiments/coverage.py                 1,000 simulated studies per line: about 15 minutes on one core
-    python experiments/coverage.py 200             200 per line
-    python experiments/coverage.py 1000 TPR        the lines whose name contains TPR
+    python experiments/interval_coverage.py               1,000 simulated studies per line: about 15 minutes on one core
+    python experiments/interval_coverage.py 200           200 per line
+    python experiments/interval_coverage.py 1000 TPR      the lines whose name contains TPR
 
 Each line simulates studies from a design whose truth is known (or is the mean over all simulations, where the figure is
 about the study's own expectation), makes the interval and counts how often it holds the truth. The standard error of a
-coverage from 1,000 studies is 0.7%. Outcome: `coverage.md` beside this file; `tests/audit/test_coverage.py` runs
-the same lines with fewer studies.
+coverage from 1,000 studies is 0.7%. Outcome: `interval_coverage.md` beside this file; `tests/audit/test_coverage.py`
+runs the same lines with fewer studies.
 """
 
 from __future__ import annotations
