@@ -44,6 +44,8 @@ RULES = (
          but_not_in=("dptrain/privacy/",), breaks="import opacus.accountants"),
     Rule("only report/tensorboard.py writes TensorBoard", "dptrain/", never=("tensorboard", "torch.utils.tensorboard"),
          but_not_in=("dptrain/report/tensorboard.py",), breaks="from torch.utils.tensorboard import SummaryWriter"),
+    Rule("only compiled.py knows numba", "dptrain/", never=("numba", "llvmlite"), but_not_in=("dptrain/compiled.py",),
+         breaks="import numba"),
     Rule("only the report's pages know Jinja", "dptrain/", never=("jinja2", "markupsafe"),
          but_not_in=("dptrain/report/page/",), breaks="import jinja2"),
     Rule("pages are drawn from a document, not from a study", "dptrain/report/page/",

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from dptrain.errors import PrivacyError
 from dptrain.privacy.ledger import Ledger
 from dptrain.privacy.mechanism import Mechanism
+from dptrain.privacy.noise_stream import NoiseStream
 from dptrain.privacy.secure_random import SecureStream
 
 with warnings.catch_warnings():
@@ -41,10 +42,10 @@ RecordLoss = Callable[[Tensor, Tensor], Tensor]
 """(logits (R, K), labels (R, ...)) -> one loss per record (R,)."""
 
 
-class _SecureOptimizer(DPOptimizer):
-    """Opacus's optimizer with noise from a `SecureStream`, added in float64 and rounded once."""
+class _StreamOptimizer(DPOptimizer):
+    """Opacus's optimizer with noise from a stream of ours, added in float64 and rounded once."""
 
-    def __init__(self, *args: Any, stream: SecureStream, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, stream: SecureStream | NoiseStream, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._stream = stream
 
@@ -67,8 +68,8 @@ class PrivateEngine:
     record_loss: one loss per record.
     optimizer: any torch optimizer over `model.parameters()`; it receives (clipped sum + noise) / expected_batch_size.
     mechanism: what is accounted.
-    noise: a stream that nothing else uses. A `SecureStream` for a model that may be released; a seeded generator for
-        the models of an audit, whose noise anybody with the seed can redraw.
+    noise: a stream that nothing else uses. A `SecureStream` for a model that may be released; a `NoiseStream` or a
+        generator for the models of an audit, whose noise anybody with the seed can redraw.
     is_member: (U,) units that can be sampled, for the ledger.
     """
 
@@ -78,7 +79,7 @@ class PrivateEngine:
         record_loss: RecordLoss,
         optimizer: torch.optim.Optimizer,
         mechanism: Mechanism,
-        noise: torch.Generator | SecureStream,
+        noise: torch.Generator | SecureStream | NoiseStream,
         is_member: NDArray[np.bool_],
     ) -> None:
         # Per-sample gradients need no gradient of the inputs; torch warns at every such model.
@@ -93,8 +94,8 @@ class PrivateEngine:
             "expected_batch_size": mechanism.expected_batch_size,
             "loss_reduction": "mean",
         }
-        if isinstance(noise, SecureStream):
-            self._optimizer: DPOptimizer = _SecureOptimizer(optimizer, stream=noise, **settings)
+        if isinstance(noise, (SecureStream, NoiseStream)):
+            self._optimizer: DPOptimizer = _StreamOptimizer(optimizer, stream=noise, **settings)
         else:
             self._optimizer = DPOptimizer(optimizer, generator=noise, **settings)
         self._optimizer.attach_step_hook(self._measure)
@@ -203,9 +204,9 @@ def check_ascending(owner: NDArray[np.int64]) -> None:
         )
 
 
-def stream_name(noise: torch.Generator | SecureStream) -> str:
+def stream_name(noise: torch.Generator | SecureStream | NoiseStream) -> str:
     """Equal for two streams if and only if they draw the same numbers."""
-    if isinstance(noise, SecureStream):
+    if isinstance(noise, (SecureStream, NoiseStream)):
         return noise.name
     return hashlib.sha256(noise.get_state().numpy().tobytes()).hexdigest()[:32]
 

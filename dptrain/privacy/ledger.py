@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
+from dptrain.compiled import compiled
 from dptrain.errors import PrivacyError
 from dptrain.privacy.mechanism import Mechanism
 
@@ -100,12 +101,7 @@ class Ledger:
         self.num_steps += 1
         self.num_sampled += len(units)
         self.num_empty += len(units) == 0
-        # Units come ascending; only where they do not is it worth to sort.
-        once = units if bool((units[1:] > units[:-1]).all()) else np.unique(units)
-        known = once[(once >= 0) & (once < len(self.is_member))]
-        known = known[self.is_member[known]]
-        self.num_strangers += len(units) - len(known)
-        self.unit_counts[known] += 1
+        self.num_strangers += len(units) - count_members(units, self.is_member, self.unit_counts)
         self.size_square += float(len(units)) ** 2
         self.noise_multipliers.add(float(noise_multiplier))
         self.clipping_norms.add(float(clipping_norm))
@@ -240,6 +236,19 @@ class Ledger:
             setattr(self, name, value)
         self.noise_stream = f"{self.noise_stream},{fresh}"
         self.num_lost += num_lost
+
+
+@compiled
+def count_members(units: NDArray[np.int64], is_member: NDArray[np.bool_], counts: NDArray[np.int64]) -> int:
+    """Add 1 to the counts (U,) of the members among `units` (B,), once each; returns how many there are."""
+    known, ascending = 0, True
+    for position in range(1, units.size):
+        ascending &= units[position] > units[position - 1]
+    for unit in units if ascending else np.unique(units):
+        if 0 <= unit < is_member.size and is_member[unit]:
+            counts[unit] += 1
+            known += 1
+    return known
 
 
 def shared_noise(ledgers: list[dict[str, Any]]) -> list[str]:

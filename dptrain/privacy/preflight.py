@@ -30,6 +30,7 @@ from dptrain.errors import PrivacyError
 from dptrain.privacy.engine import PrivateEngine, RecordLoss
 from dptrain.privacy.ledger import NOISE_P, Ledger, noise_range
 from dptrain.privacy.mechanism import Mechanism
+from dptrain.privacy.noise_stream import NoiseStream
 
 
 class StepEngine(Protocol):
@@ -225,10 +226,8 @@ class _Probe:
             self.mechanism, clipping_norm=clipping_norm, noise_multiplier=sigma, num_steps=len(batches)
         )
         capture = _Capture(params)
-        generator = torch.Generator().manual_seed(seed)
-        engine = self._engine(
-            model, self.record_loss, capture, mechanism, generator, np.ones(self._num_units, dtype=bool)
-        )
+        members = np.ones(self._num_units, dtype=bool)
+        engine = self._engine(model, self.record_loss, capture, mechanism, NoiseStream(seed), members)
         for batch in batches:
             engine.step(batch.features, batch.labels, batch.owner, batch.units, max_records)
         if len(capture.seen) != len(batches):

@@ -30,6 +30,7 @@ from dptrain.training.allocator import keep_freed_memory
 from dptrain.training.arms import Arm, ArmKind
 from dptrain.training.fleet import FleetData, train_fleet_block
 from dptrain.training.speed import SpeedConfig
+from dptrain.training.threads import one_thread
 
 KINDS: tuple[ArmKind, ...] = ("none", "matched", "private")
 LEAST_PATIENTS = 400
@@ -90,6 +91,7 @@ def timed_trial(
 def _answer(
     channel: Any, config: Config, cohort: Cohort, kinds: tuple[ArmKind, ...], speed: SpeedConfig | None
 ) -> None:
+    one_thread()
     keep_freed_memory()
     try:
         channel.send(_measure(config, cohort, kinds, speed))

@@ -35,6 +35,7 @@ from dptrain.training.allocator import keep_freed_memory
 from dptrain.training.arms import arm_from_label
 from dptrain.training.fleet import FleetData, train_fleet_block
 from dptrain.training.speed import SpeedConfig
+from dptrain.training.threads import one_thread
 
 Task = tuple[str, int]
 """Label of an arm or a baseline, and index of a block."""
@@ -53,7 +54,7 @@ class Worker:
     """Trains blocks of one study in this process with one thread."""
 
     def __init__(self, path: str | Path, index: int = 0) -> None:
-        torch.set_num_threads(1)
+        one_thread()
         keep_freed_memory()
         self.index = index
         """Place among the workers of its run; with several devices it takes the one with this number, in turn."""

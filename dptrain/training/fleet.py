@@ -24,6 +24,7 @@ from dptrain.privacy.engine import PrivateEngine
 from dptrain.privacy.fused.engine import FusedEngine
 from dptrain.privacy.fused.stack import Stack
 from dptrain.privacy.mechanism import Mechanism
+from dptrain.privacy.noise_stream import NoiseStream
 from dptrain.privacy.units import UnitIndex
 from dptrain.seeding import numpy_stream, stream_seed
 from dptrain.training import fused
@@ -183,7 +184,7 @@ def _train_together(
                 )
             else:
                 seeds = [stream_seed(seed, "noise", arm.label, index) for index in indices]
-                noises = [torch.Generator(device).manual_seed(one) for one in seeds]
+                noises = [fused.noise_stream(one, device) for one in seeds]
                 engine = FusedEngine(stack, record_loss, mechanism, noises, is_members, max_rows)
                 step = fused.private_steps(
                     engine, data.features, data.labels, streams, private.max_batch_records, vary
@@ -272,8 +273,7 @@ def _train(
                 model, record_loss, optimizer, data.features, data.labels, batches, mechanism.expected_batch_size, vary
             )
         )
-    noise = torch.Generator()
-    noise.manual_seed(stream_seed(config.seed, "noise", arm.label, index))
+    noise = NoiseStream(stream_seed(config.seed, "noise", arm.label, index))
     engine = PrivateEngine(model, record_loss, optimizer, mechanism, noise, is_member)
     step = private_steps(engine, data.features, data.labels, batches, private.max_batch_records, vary)
     trained = walk(step)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dptrain.privacy.engine import RecordLoss
 from dptrain.privacy.fused.engine import FusedEngine, Given, Records, Rows, UnitBatch, cut_at_units, pack
 from dptrain.privacy.fused.stack import Stack
+from dptrain.privacy.noise_stream import NoiseStream
 from dptrain.progress import step_done
 from dptrain.training.augment import Augmenter
 from dptrain.training.loop import TrainedModel, evaluation_steps
@@ -26,6 +27,11 @@ from dptrain.training.stacked_optimizer import Recipe, StackedOptimizer
 StackStep = Callable[[], tuple[Tensor, list[float]]]
 """The gradient (K, P) for the optimizer and the mean record loss of each model (NaN if it had no records)."""
 UnitStream = Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]
+
+
+def noise_stream(seed: int, device: torch.device) -> torch.Generator | NoiseStream:
+    """Noise of one model, drawn where it trains."""
+    return NoiseStream(seed) if device.type == "cpu" else torch.Generator(device).manual_seed(seed)
 
 
 def private_steps(
@@ -158,10 +164,14 @@ def _plain_gradient(
     cuts = [cut_at_units(batch.owner, limit) for batch in batches]
     losses = [0.0] * len(batches)
     for index in range(max(map(len, cuts))):
-        packed = pack(batches, [cut[index] if index < len(cut) else (0, 0) for cut in cuts])
-        found = stack.forward_backward(packed.features, packed.labels, packed.weights, record_loss)
-        shown = found.masked_fill(packed.weights == 0, 0.0).view(len(batches), -1).sum(1).tolist()
-        losses = [total + part for total, part in zip(losses, shown, strict=True)]
+        ranges = [cut[index] if index < len(cut) else (0, 0) for cut in cuts]
+        for number, lane in enumerate(stack.lanes):
+            if all(start == stop for start, stop in ranges[lane]):
+                continue
+            packed = pack(batches[lane], ranges[lane])
+            found = stack.forward_backward(packed.features, packed.labels, packed.weights, record_loss, number)
+            shown = found.masked_fill(packed.weights == 0, 0.0).view(len(batches[lane]), -1).sum(1).tolist()
+            losses[lane] = [total + part for total, part in zip(losses[lane], shown, strict=True)]
     stack.gradient.div_(stack.gradient.new_tensor(divisors)[:, None])
     return [loss / len(b.owner) if len(b.owner) else math.nan for loss, b in zip(losses, batches, strict=True)]
 

@@ -16,6 +16,7 @@ from torch.nn import functional
 from dptrain.privacy.engine import PrivateEngine
 from dptrain.privacy.ledger import Ledger
 from dptrain.privacy.mechanism import Mechanism
+from dptrain.privacy.noise_stream import NoiseStream
 from dptrain.training.losses import binary_loss, multiclass_loss
 
 FEATURES = 6
@@ -64,7 +65,7 @@ class NoiseDrawnOnce(PrivateEngine):
     """The generator is seeded again before every step."""
 
     def step(self, *args):
-        self._optimizer.generator.manual_seed(7)
+        self._optimizer._stream = NoiseStream(7)
         return super().step(*args)
 
 
@@ -73,7 +74,7 @@ class NoiseOfOneSeed(PrivateEngine):
 
     def __init__(self, *args):
         super().__init__(*args)
-        self._optimizer.generator = torch.Generator().manual_seed(7)
+        self._optimizer._stream = NoiseStream(7)
 
 
 class NoiseNotScaledWithC(PrivateEngine):
@@ -589,7 +590,7 @@ def run(batches: Batches, engine: type[PrivateEngine] = PrivateEngine, during: C
     features, labels = records(NUM_UNITS + 2)
     member = np.ones(NUM_UNITS, dtype=bool)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    trainer = engine(model, binary_loss, optimizer, MECHANISM, torch.Generator().manual_seed(3), member)
+    trainer = engine(model, binary_loss, optimizer, MECHANISM, NoiseStream(3), member)
     for step, units in enumerate(batches):
         if during is not None:
             during(trainer, step)

@@ -12,12 +12,14 @@ import torch
 from torch import nn
 
 from dptrain.privacy.fused import engine as fused_engine
-from dptrain.privacy.fused import linear, norms, tape
+from dptrain.privacy.fused import kernels, linear, norms, tape
+from dptrain.privacy.fused.chain import ChainEntry
 from dptrain.privacy.fused.engine import FusedEngine, Given, UnitBatch
 from dptrain.privacy.fused.single import BlockProbe, LonelyProbe
 from dptrain.privacy.fused.stack import Stack
 from dptrain.privacy.ledger import shared_noise
 from dptrain.privacy.mechanism import Mechanism
+from dptrain.privacy.noise_stream import NoiseStream
 from dptrain.privacy.preflight import CHECKS, preflight
 from dptrain.training.losses import binary_loss
 
@@ -25,9 +27,16 @@ MECHANISM = Mechanism("patient", 0.3, 1.3, 0.7, 40, 60.0, 1e-5)
 NUM_UNITS = 200
 
 
-def model() -> nn.Module:
+def stacked() -> nn.Module:
+    """Its models go through a pass together."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.LayerNorm(16), nn.Linear(16, 1))
+
+
+def chain() -> nn.Module:
+    """Its models go one after another, through compiled loops."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 8, bias=False), nn.ReLU(), nn.Linear(8, 1))
 
 
 def records(num: int = 8):
@@ -35,7 +44,7 @@ def records(num: int = 8):
     return torch.randn(num, 6, generator=generator), (torch.rand(num, generator=generator) < 0.5).long()
 
 
-def look(probe=BlockProbe, checks=None):
+def look(probe=BlockProbe, checks=None, model=stacked):
     return preflight(model(), binary_loss, MECHANISM, *records(), engine=probe, checks=checks)
 
 
@@ -45,9 +54,11 @@ def broken(**changes):
     return type("BrokenProbe", (BlockProbe,), {"engine_type": engine})
 
 
+@pytest.mark.parametrize("model", [stacked, chain])
 @pytest.mark.parametrize("probe", [BlockProbe, LonelyProbe])
-def test_the_sound_engine_passes_every_check(probe):
-    report = look(probe)
+def test_the_sound_engine_passes_every_check(probe, model):
+    assert len(Stack([model(), model()]).lanes) == (2 if model is chain else 1)
+    report = look(probe, model=model)
     assert report.passed, [str(finding) for finding in report.findings]
     assert set(report.measured) == set(CHECKS) - {"units"}
     assert report.measured["sensitivity"] > 0.5, "clipping was never active: the check looked at nothing"
@@ -66,7 +77,7 @@ def _halves(self):
 
 
 def _shares(self):
-    self._noises = [torch.Generator().manual_seed(7)] * len(self._noises)
+    self._noises = [NoiseStream(7)] * len(self._noises)
 
 
 def _neighbours_noise(self):
@@ -146,7 +157,7 @@ def _summed(packed):
 
 def _truncates(packed):
     """A hard cap on the batch: rows past it are dropped."""
-    rows = packed.weights.view(len(packed.owner_KB), -1)
+    rows = packed.weights.view(packed.num_models, -1)
     rows[:, 6:] = 0.0
     return packed
 
@@ -208,10 +219,14 @@ MUTANTS = {
 }
 
 
-@pytest.mark.parametrize("name", MUTANTS)
-def test_broken_engines_are_refused(name):
+@pytest.mark.parametrize(
+    "name, model", [(name, model) for name in MUTANTS for model in (stacked, chain)
+                    if (name, model) != ("a layer is not in the norm", chain)]
+)  # fmt: skip
+def test_broken_engines_are_refused(name, model):
+    """(A chain's layers are one entry; that one of them is not in the norm is among the broken loops.)"""
     probe, check = MUTANTS[name]
-    report = look(probe, {check})
+    report = look(probe, {check}, model)
     assert [finding.check for finding in report.findings] == [check], report.measured
     assert "it failed with" not in report.findings[0].what, "the mutant only crashes"
 
@@ -236,10 +251,78 @@ def test_broken_layers_are_refused(monkeypatch, where, method, change, check):
     assert "it failed with" not in report.findings[0].what, "the mutant only crashes"
 
 
-def run(sabotage=None, same_stream=False):
+def _forgets_bias(values, dims, has_bias, relu, outputs, grads, input_squares, squares):
+    SOUND["backward"](values, dims, has_bias, relu, outputs, grads, input_squares, squares)
+    last = grads.reshape(-1)[-len(squares) :]
+    squares -= last**2
+
+
+def _first_layer_only(values, dims, has_bias, relu, outputs, grads, input_squares, squares):
+    """The norm of the first layer alone."""
+    SOUND["backward"](values, dims, has_bias, relu, outputs, grads, input_squares, squares)
+    first = grads[: len(squares) * dims[1]].reshape(len(squares), -1)
+    squares[:] = (input_squares[0] + 1) * (first**2).sum(1)
+
+
+def _through_dead_units(values, dims, has_bias, relu, outputs, grads, input_squares, squares):
+    """ReLU's derivative is forgotten."""
+    SOUND["backward"](values, dims, has_bias, np.zeros_like(relu), outputs, grads, input_squares, squares)
+
+
+def _weighs_twice(dims, has_bias, inputs, outputs, grads, weights, total):
+    SOUND["add_weighted"](dims, has_bias, inputs, outputs, grads, weights, total)
+    SOUND["add_weighted"](dims, has_bias, inputs, outputs, grads, np.ones_like(weights), total)
+
+
+def _unweighted(dims, has_bias, inputs, outputs, grads, weights, total):
+    SOUND["add_weighted"](dims, has_bias, inputs, outputs, grads, np.ones_like(weights), total)
+
+
+def _does_not_clip(squares, clipping_norm, factors, finite):
+    SOUND["clip_factors"](squares, clipping_norm, factors, finite)
+    factors[:] = 1.0
+    return True
+
+
+def _all_finite(squares, clipping_norm, factors, finite):
+    SOUND["clip_factors"](squares, clipping_norm, factors, finite)
+    return True
+
+
+SOUND = {name: getattr(kernels, name) for name in ("backward", "add_weighted", "clip_factors")}
+BROKEN_LOOPS = {
+    "a bias is not in the norm": ("backward", _forgets_bias, "sensitivity"),
+    "one layer is in the norm": ("backward", _first_layer_only, "sensitivity"),
+    "dead units have gradients": ("backward", _through_dead_units, "gradients"),
+    "everything is added twice": ("add_weighted", _weighs_twice, "gradients"),
+    "clip weights are not used": ("add_weighted", _unweighted, "sensitivity"),
+    "clip weights are 1": ("clip_factors", _does_not_clip, "split"),
+    "records that are not finite stay": ("clip_factors", _all_finite, "nonfinite"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_LOOPS)
+def test_broken_loops_are_refused(monkeypatch, name):
+    where, change, check = BROKEN_LOOPS[name]
+    monkeypatch.setattr(kernels, where, change)
+    report = look(BlockProbe, {check, "sensitivity", "independence"}, chain)
+    assert report.findings, report.measured
+    assert "it failed with" not in report.findings[0].what, "the mutant only crashes"
+
+
+@pytest.mark.parametrize("entry", ["mask", "unit_norms"])
+def test_a_broken_entry_is_refused(monkeypatch, entry):
+    changes = {"mask": lambda self, keep: None, "unit_norms": lambda self, segments, norms: segments.add_up(norms)}
+    monkeypatch.setattr(ChainEntry, entry, changes[entry])
+    report = look(BlockProbe, {"nonfinite", "sensitivity"}, chain)
+    assert report.findings, report.measured
+    assert "it failed with" not in report.findings[0].what, "the mutant only crashes"
+
+
+def run(sabotage=None, same_stream=False, model=chain):
     """40 steps of two models, one record per unit."""
     features, labels = records(NUM_UNITS)
-    streams = [torch.Generator().manual_seed(3 if same_stream else 3 + k) for k in range(2)]
+    streams = [NoiseStream(3 if same_stream else 3 + k) for k in range(2)]
     engine = FusedEngine(
         Stack([model(), model()]), binary_loss, MECHANISM, streams, np.ones((2, NUM_UNITS), dtype=bool)
     )
@@ -255,8 +338,9 @@ def run(sabotage=None, same_stream=False):
     return engine.ledgers
 
 
-def test_a_sound_run_checks():
-    for ledger in run():
+@pytest.mark.parametrize("model", [stacked, chain])
+def test_a_sound_run_checks(model):
+    for ledger in run(model=model):
         assert ledger.findings(MECHANISM) == []
 
 
@@ -285,7 +369,7 @@ def test_the_ledger_voids_a_run_that_changes_on_the_way(sabotage, words):
 
 def test_the_ledger_measures_the_noise_it_finds(monkeypatch):
     """Noise that is asked for and not added."""
-    monkeypatch.setattr(torch.Tensor, "normal_", lambda self, mean, scale, generator=None: self.mul_(0))
+    monkeypatch.setattr(NoiseStream, "fill", lambda self, out, scale: out.zero_())
     for ledger in run():
         assert any("noise found" in sentence for sentence in ledger.findings(MECHANISM))
 
@@ -311,13 +395,13 @@ def test_the_noise_has_the_distribution_of_opacus():
 
     features, labels = torch.zeros(0, 6), torch.zeros(0, dtype=torch.int64)
     owner, none = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    opacus_model = model()
+    opacus_model = stacked()
     capture = Capture(opacus_model.parameters())
     theirs = PrivateEngine(
         opacus_model, binary_loss, capture, MECHANISM, torch.Generator().manual_seed(1), np.ones(3, dtype=bool)
     )
     ours = FusedEngine(
-        Stack([model()]), binary_loss, MECHANISM, [torch.Generator().manual_seed(2)], np.ones((1, 3), dtype=bool)
+        Stack([stacked()]), binary_loss, MECHANISM, [NoiseStream(2)], np.ones((1, 3), dtype=bool)
     )
     fused = []
     while sum(map(len, fused)) < 20_000:

@@ -22,10 +22,12 @@ from torch import Tensor
 
 from dptrain.errors import PrivacyError
 from dptrain.privacy.engine import RecordLoss, check_ascending, stream_name
+from dptrain.privacy.fused import kernels
 from dptrain.privacy.fused.stack import Stack
 from dptrain.privacy.fused.tape import Segments, clip_weights
 from dptrain.privacy.ledger import Ledger
 from dptrain.privacy.mechanism import Mechanism
+from dptrain.privacy.noise_stream import NoiseStream
 
 PAD = 16
 """Rows of a pass are a multiple of this: every new shape costs a library that compiles its kernels."""
@@ -54,6 +56,11 @@ class UnitBatch:
     units: NDArray[np.int64]
     """(B,) sampled units."""
 
+    @property
+    def is_single(self) -> bool:
+        """Whether every unit has one record; `owner` must ascend."""
+        return not len(self.owner) or (self.owner[0] == 0 and self.owner[-1] == len(self.owner) - 1)
+
 
 class FusedEngine:
     """Turns Poisson batches of K models into noisy gradients, and keeps K ledgers.
@@ -63,7 +70,7 @@ class FusedEngine:
     stack: the models.
     record_loss: one loss per record.
     mechanism: what is accounted, the same for all K.
-    noises: K generators that nothing else uses, one per model.
+    noises: K streams that nothing else uses, one per model: NoiseStream, or generators of the stack's device.
     is_members: (K, U) units that can be sampled, for the ledgers.
     max_rows: rows of one pass (all models together) at most; a unit is never split.
     """
@@ -73,7 +80,7 @@ class FusedEngine:
         stack: Stack,
         record_loss: RecordLoss,
         mechanism: Mechanism,
-        noises: Sequence[torch.Generator],
+        noises: Sequence[torch.Generator | NoiseStream],
         is_members: NDArray[np.bool_],
         max_rows: int = 2**62,
     ) -> None:
@@ -121,34 +128,54 @@ class FusedEngine:
     def _clipped_pass(self, batches: Sequence[UnitBatch], ranges: list[tuple[int, int]]) -> Tensor:
         """Add the clipped sums of these records to `stack.gradient`; returns (2, K): each model's sum of losses and
         number of records that are not finite."""
-        packed = pack(batches, ranges)
+        parts = [
+            self._lane_pass(number, batches[lane], ranges[lane]) for number, lane in enumerate(self.stack.lanes)
+        ]
+        return parts[0] if isinstance(parts[0], Tensor) else self.stack.values.new_tensor(parts).T
+
+    def _lane_pass(
+        self, lane: int, batches: Sequence[UnitBatch], ranges: list[tuple[int, int]]
+    ) -> Tensor | tuple[float, float]:
+        """The same for the models of one lane of the stack; two numbers for one model on a CPU."""
         stack = self.stack
+        packed = pack(batches, ranges)
         stack.tape.private = True
-        segments = Segments.build(packed.owner_KB, stack.values.device)
-        losses = stack.forward_backward(packed.features, packed.labels, packed.weights, self._record_loss)
+        segments = None
+        if not all(batch.is_single for batch in batches):
+            segments = Segments.build(owners(batches, ranges), stack.values.device)
+        losses = stack.forward_backward(packed.features, packed.labels, packed.weights, self._record_loss, lane)
         with torch.no_grad():
             on_gpu = losses.is_cuda
             factors, finite = clip_weights(stack.tape.entries, self.clipping_norm, segments, on_gpu)
             for entry in stack.tape.entries:
                 entry.add_weighted(factors)
             stack.tape.clear()
+            if len(batches) == 1 and not on_gpu:
+                return kernels.tally(losses.numpy(), packed.weights.numpy(), finite.numpy())
             real = packed.weights > 0
             rows = torch.stack(
                 [losses.nan_to_num(0.0, 0.0, 0.0).masked_fill(~real, 0.0), (real & ~finite).to(losses.dtype)]
             )
-            return rows.view(2, stack.num_models, -1).sum(2)
+            return rows.view(2, len(batches), -1).sum(2)
 
     def _add_noise(self) -> Tensor:
         """(K, P) clipped sums plus noise from each model's own stream, divided."""
         scale = self.noise_multiplier * self.clipping_norm
         if scale > 0:
-            for row, generator in zip(self._noise, self._noises, strict=True):
-                row.normal_(0.0, scale, generator=generator)
+            for row, stream in zip(self._noise, self._noises, strict=True):
+                if isinstance(stream, NoiseStream):
+                    stream.fill(row, scale)
+                else:
+                    row.normal_(0.0, scale, generator=stream)
         return torch.add(self.stack.gradient, self._noise).div_(self.divisor)
 
     def _found(self, noised: Tensor) -> Tensor:
         """(2, K) norms of the noise that is in what the optimizers receive, and of the clipped sums."""
         clipped = self.stack.gradient
+        if not clipped.is_cuda:
+            pairs = zip(noised.numpy(), clipped.numpy(), strict=True)
+            squares = [kernels.noise_squares(one, other, self.divisor) for one, other in pairs]
+            return torch.tensor(squares, dtype=clipped.dtype).T.sqrt()
         noise = torch.add(clipped, noised, alpha=-self.divisor)
         return torch.stack([torch.linalg.vector_norm(noise, dim=1), torch.linalg.vector_norm(clipped, dim=1)])
 
@@ -175,30 +202,45 @@ class Packed:
     """(K B, ...)"""
     weights: Tensor
     """(K B,) one over the number of records of the row's unit in the whole batch; 0 for padding."""
-    owner_KB: NDArray[np.int64]
-    """(K, B) position of the row's unit in its model's batch; -1 for padding."""
+    num_models: int
+    """K."""
 
 
 def pack(batches: Sequence[UnitBatch], ranges: Sequence[tuple[int, int]]) -> Packed:
     """Rows [start, stop) of each model's records, padded with zeros to one multiple of `PAD`."""
-    longest = max(stop - start for start, stop in ranges)
-    rows = max(-(-longest // PAD) * PAD, PAD)
+    rows = rows_of(ranges)
     num = len(batches)
     features, labels = batches[0].records.like(num * rows)
-    owner_KB = np.full((num, rows), -1, dtype=np.int64)
-    weights = np.zeros((num, rows))
-    for model, (batch, (start, stop)) in enumerate(zip(batches, ranges, strict=True)):
-        size, first = stop - start, model * rows
-        features[first + size : first + rows].zero_()
-        labels[first + size : first + rows].zero_()
-        if not size:
-            continue
-        batch.records.fill(start, stop, features[first : first + size], labels[first : first + size])
-        owner = batch.owner[start:stop]
-        owner_KB[model, :size] = owner
-        weights[model, :size] = 1.0 / np.bincount(batch.owner)[owner]
     dtype = features.dtype if features.is_floating_point() else torch.get_default_dtype()
-    return Packed(features, labels, torch.from_numpy(weights.ravel()).to(features.device, dtype), owner_KB)
+    weights = torch.zeros(num * rows, dtype=dtype, device=features.device)
+    for model, (batch, (start, stop)) in enumerate(zip(batches, ranges, strict=True)):
+        first, end = model * rows, (model + 1) * rows
+        filled = first + stop - start
+        if filled < end:
+            features[filled:end].zero_()
+            labels[filled:end].zero_()
+        if filled == first:
+            continue
+        batch.records.fill(start, stop, features[first:filled], labels[first:filled])
+        if batch.is_single:
+            weights[first:filled].fill_(1.0)
+        else:
+            share = 1.0 / np.bincount(batch.owner)[batch.owner[start:stop]]
+            weights[first:filled] = torch.from_numpy(share).to(features.device, dtype)
+    return Packed(features, labels, weights, num)
+
+
+def rows_of(ranges: Sequence[tuple[int, int]]) -> int:
+    """Rows of each model in a pass: the longest range, up to a multiple of `PAD`."""
+    return max(-(-max(stop - start for start, stop in ranges) // PAD) * PAD, PAD)
+
+
+def owners(batches: Sequence[UnitBatch], ranges: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+    """(K, B) position of each row's unit in its model's batch; -1 for padding."""
+    found = np.full((len(batches), rows_of(ranges)), -1, dtype=np.int64)
+    for row, batch, (start, stop) in zip(found, batches, ranges, strict=True):
+        row[: stop - start] = batch.owner[start:stop]
+    return found
 
 
 def cut_at_units(owner: NDArray[np.int64], max_records: int) -> list[tuple[int, int]]:

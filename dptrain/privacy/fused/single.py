@@ -18,6 +18,7 @@ from dptrain.privacy.fused.engine import FusedEngine, Given, UnitBatch
 from dptrain.privacy.fused.stack import Stack
 from dptrain.privacy.ledger import Ledger
 from dptrain.privacy.mechanism import Mechanism
+from dptrain.privacy.noise_stream import NoiseStream
 
 PLACE = 1
 """Row of the model under test in a block of several."""
@@ -35,7 +36,7 @@ class BlockProbe:
         record_loss: RecordLoss,
         optimizer: torch.optim.Optimizer,
         mechanism: Mechanism,
-        noise: torch.Generator,
+        noise: NoiseStream,
         is_member: NDArray[np.bool_],
     ) -> None:
         self._place = min(PLACE, self.width - 1)
@@ -43,7 +44,7 @@ class BlockProbe:
         for row in range(self.width):
             other = row != self._place
             models.append(_neighbour(model, row) if other else model)
-            noises.append(torch.Generator().manual_seed(1000 + row) if other else noise)
+            noises.append(NoiseStream(1000 + row) if other else noise)
         self._stack = Stack(models)
         members = np.stack([is_member] * self.width)
         self._engine = self.engine_type(self._stack, record_loss, mechanism, noises, members)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dptrain.errors import PrivacyError
+from dptrain.privacy.fused.chain import Chain, chain_shape, check_losses
 from dptrain.privacy.fused.rules import RULES, Slot, Tape, unsupported_layers
 
 
@@ -44,27 +45,43 @@ class Stack:
             for name, param in model.named_parameters():
                 param.data = slots[name].value[row]
         self._forward = self._template(models[0], slots)
+        self._chains: list[Chain] = []
+        chain = chain_shape(models[0]) if self.values.device.type == "cpu" else None
+        if chain is not None:
+            self._chains = [
+                Chain(chain, *rows, self.tape) for rows in zip(self.values, self.gradient, strict=True)
+            ]
 
     @property
     def num_models(self) -> int:
         """K."""
         return len(self.models)
 
+    @property
+    def lanes(self) -> list[slice]:
+        """Models that go through a pass together: all of them, or one after another where that is faster."""
+        num = self.num_models
+        return [slice(row, row + 1) for row in range(num)] if self._chains else [slice(0, num)]
+
     def train(self, mode: bool = True) -> None:
         """Train mode of the shared forward pass (dropout)."""
         self._forward.train(mode)
 
     def forward_backward(
-        self, features: Tensor, labels: Tensor, weights: Tensor, record_loss: Callable[[Tensor, Tensor], Tensor]
+        self,
+        features: Tensor,
+        labels: Tensor,
+        weights: Tensor,
+        record_loss: Callable[[Tensor, Tensor], Tensor],
+        lane: int = 0,
     ) -> Tensor:
-        """Losses (N,) of rows (N, ...), and on the tape (or, for plain arms, in `gradient`) what the backward pass of
-        the loss summed with `weights` (N,) leaves."""
+        """Losses (N,) of rows (N, ...) of the models of `lanes[lane]`, and on the tape (or, for plain arms, in
+        `gradient`) what the backward pass of the loss summed with `weights` (N,) leaves."""
         self.tape.clear()
+        if self._chains:
+            return self._chains[lane].forward_backward(features, labels, weights, record_loss)
         losses = record_loss(self._forward(features), labels)
-        if losses.shape != (len(features),):
-            raise ValueError(
-                f"record_loss gave shape {tuple(losses.shape)}, expected one loss per record ({len(features)},)."
-            )
+        check_losses(losses, len(features))
         torch.autograd.backward(losses, weights)
         return losses.detach()
 

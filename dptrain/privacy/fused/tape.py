@@ -22,6 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dptrain.privacy.fused import kernels
+
 ROUNDINGS = 4.0
 """Roundings of the dtype, relative to what was added up, that are charged to the squared norm of a sum: a unit whose
 records or tokens cancel is then scaled down too much rather than too little. With computed gradient G + e, where |e| is
@@ -190,16 +192,24 @@ def clip_weights(
     of Opacus, min(1, C / (norm + 1e-6)).
     """
     norms = [entry.record_norms() for entry in entries]
-    squares = torch.stack(norms).sum(0)
-    finite = squares.isfinite()
-    if always_mask or not bool(finite.all()):
+    squares = norms[0] if len(norms) == 1 else torch.stack(norms).sum(0)
+    factors, finite, all_finite = _factors(squares, clipping_norm)
+    if always_mask or not all_finite:
         for entry in entries:
             entry.mask(finite)
         norms = [norm.masked_fill(~finite, 0.0) for norm in norms]
-        squares = squares.masked_fill(~finite, 0.0)
-    if segments is not None:
-        squares = torch.stack(
-            [entry.unit_norms(segments, norm) for entry, norm in zip(entries, norms, strict=True)]
-        ).sum(0)
-    factors = (clipping_norm / (squares.sqrt_() + 1e-6)).clamp_(max=1.0)
-    return (factors if segments is None else factors[segments.unit]), finite
+        factors, _, _ = _factors(squares.masked_fill(~finite, 0.0), clipping_norm)
+    if segments is None:
+        return factors, finite
+    units = [entry.unit_norms(segments, norm) for entry, norm in zip(entries, norms, strict=True)]
+    factors, _, _ = _factors(torch.stack(units).sum(0), clipping_norm)
+    return factors[segments.unit], finite
+
+
+def _factors(squares: Tensor, clipping_norm: float) -> tuple[Tensor, Tensor, bool]:
+    """(M,) factors, (M,) bool whether finite, and on a CPU whether all are."""
+    if squares.is_cuda:
+        return (clipping_norm / (squares.sqrt() + 1e-6)).clamp_(max=1.0), squares.isfinite(), False
+    factors, finite = torch.empty_like(squares), torch.empty(len(squares), dtype=torch.bool)
+    all_finite = kernels.clip_factors(squares.numpy(), clipping_norm, factors.numpy(), finite.numpy())
+    return factors, finite, all_finite
