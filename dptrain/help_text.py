@@ -12,7 +12,7 @@ WIDTH = 100
 
 
 def help_text(description: str) -> str:
-    """All commands and groups. `description` is the top of `cli.py`, whose indented lines list the commands."""
+    """All commands and groups. `description` is the top of the room `cli`, whose indented lines list the commands."""
     commands = [line for line in description.splitlines() if line.startswith("    dptrain")]
     lines = [
         "dptrain: how surely could an attacker tell that a patient was in the training set, and what does differential",

@@ -1,6 +1,6 @@
 """The schema of a run: frozen dataclasses, a docstring under every field, checks in `__post_init__`.
 
-Hydra composes `conf/` into plain dictionaries (only `cli.py` knows hydra); `parse_config` turns them into these classes
+Hydra composes `conf/` into plain dictionaries (only `cli/` knows hydra); `parse_config` turns them into these classes
 and collects every problem before it raises one `ConfigError`. Fields that a data set or a model owns beside the common
 ones (`data.patient_column`, `model.width`) arrive in `options` and are checked by their owner.
 """

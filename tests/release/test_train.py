@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+import dptrain
 from dptrain import cli
 from dptrain.cohorts.registry import load_cohort
 from dptrain.privacy.secure_random import SecureStream
@@ -354,7 +355,7 @@ def test_sigkill_and_the_same_command_again(folder, tmp_path):
         sys.executable, "-m", "dptrain", "train", "privacy.epsilon=3", "training.private.num_steps=3000",
         "release.dir=release", "release.max_lost_fraction=0.5",
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(dptrain.__file__).parents[1])}
     first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 900
     while time.monotonic() < deadline and not (

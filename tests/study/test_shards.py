@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import multiprocessing
 import os
 import signal
@@ -88,7 +89,7 @@ def test_an_arm_that_is_none_is_named():
 
 
 def test_a_launcher_that_is_not_installed_is_named(monkeypatch):
-    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'dptrain\[slurm\]'"):
         cli.check_early(["hydra/launcher=submitit_slurm", "study.dir=unused/a"])
 
