@@ -88,6 +88,19 @@ class Positions(nn.Module):
         return self.head((self.table(index) * x[:, :, None]).tanh().mean(1))
 
 
+class ReadTwice(nn.Module):
+    """A ReLU is not all that reads the first normalisation; both are followed by the same ReLU layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.relu = nn.GroupNorm(2, 4), nn.GroupNorm(4, 4), nn.ReLU()
+        self.head = nn.Linear(24, 1)
+
+    def forward(self, x):
+        hidden = self.first(x)
+        return self.head((self.relu(self.second(self.relu(hidden) + hidden)) + self.relu(x)).flatten(1))
+
+
 def sequential(*layers):
     return lambda: nn.Sequential(*[layer() for layer in layers])
 
@@ -115,6 +128,19 @@ LAYERS = {
     "standardized conv2d": ((2, 5, 5), sequential(lambda: WSConv2d(2, 3, 3), nn.Tanh,
                                                   lambda: WSConv2d(3, 3, 1, bias=False), nn.Flatten,
                                                   lambda: nn.Linear(27, 1))),
+    "wide conv1d": ((2, 15), sequential(lambda: nn.Conv1d(2, 19, 5, stride=3, padding=2), nn.Tanh, nn.Flatten,
+                                        lambda: nn.Linear(95, 1))),
+    "wide conv2d": ((1, 9, 6), sequential(lambda: nn.Conv2d(1, 16, (3, 2), stride=(2, 1), padding=(1, 0), bias=False),
+                                          nn.Tanh, lambda: nn.Conv2d(16, 17, 3, padding=(2, 1), dilation=(2, 1)),
+                                          nn.Tanh, lambda: nn.Conv2d(17, 16, 1, stride=2, bias=False), nn.Flatten,
+                                          lambda: nn.Linear(144, 1))),
+    "wide conv2d in groups": ((4, 5, 5), sequential(lambda: nn.Conv2d(4, 32, 3, groups=2), nn.Tanh, nn.Flatten,
+                                                    lambda: nn.Linear(288, 1))),
+    "wide standardized conv2d": ((2, 5, 5), sequential(lambda: WSConv2d(2, 16, (3, 2)), nn.Flatten,
+                                                       lambda: nn.Linear(192, 1))),
+    "rectified group norm": ((4, 6), sequential(lambda: nn.GroupNorm(2, 4), nn.ReLU, lambda: nn.Conv1d(4, 3, 3),
+                                                nn.Flatten, lambda: nn.Linear(12, 1))),
+    "group norm read twice": ((4, 6), ReadTwice),
     "embedding": ((4,), Positions),
 }  # fmt: skip
 MODELS = {
@@ -194,7 +220,7 @@ def test_every_rule_is_tested():
 
 @pytest.mark.parametrize("always_mask", [False, True], ids=["as on a CPU", "as on a GPU"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("name", ["mlp", "tab_resnet", "small_cnn", "ecg_transformer"])
+@pytest.mark.parametrize("name", ["mlp", "tab_resnet", "small_cnn", "wrn", "ecg_transformer"])
 def test_records_that_are_not_finite_contribute_nothing(monkeypatch, name, value, always_mask):
     """One alone, one beside another record of its patient; neighbours in the pass are untouched."""
     sound = fused_engine.clip_weights
@@ -225,7 +251,7 @@ def test_a_gradient_whose_square_overflows_counts_as_not_finite():
     assert ledgers[0].num_nonfinite == 1
 
 
-@pytest.mark.parametrize("name", ["mlp", "small_cnn", "vit"])
+@pytest.mark.parametrize("name", ["mlp", "small_cnn", "wrn", "vit"])
 def test_padding_changes_nothing(monkeypatch, name):
     _, _, shape, task = MODELS[name]
     loss, outputs = LOSSES[task]

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dptrain.privacy.fused import norm_kernels
+from dptrain.privacy.fused.layout import channels_first, channels_last
 from dptrain.privacy.fused.rules import Rule, handles
 from dptrain.privacy.fused.tape import Stored
 
@@ -73,27 +75,47 @@ class GroupNormRule(_AffineRule):
         assert isinstance(module, nn.GroupNorm)
         self.groups, self.eps = module.num_groups, module.eps
 
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Outputs that are rectified already say so."""
+        outputs = super().__call__(inputs)
+        outputs.is_rectified = self.rectifies and not inputs.is_cuda
+        return outputs
+
     def forward(self, inputs: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
-        """One model: the library's own layer. Several: its scale and shift are those of the row's model."""
-        inputs = inputs.contiguous()
-        rows, channels = inputs.shape[:2]
-        size = inputs[0, 0].numel()
+        """Each row with the scale and shift of its model."""
         scale, shift = self.slots["weight"].value, self.slots["bias"].value
-        if self.models == 1:
-            outputs, mean, rstd = aten.native_group_norm(
-                inputs, scale[0], shift[0], rows, channels, size, self.groups, self.eps
-            )
-        else:
-            outputs, mean, rstd = aten.native_group_norm(
-                inputs, None, None, rows, channels, size, self.groups, self.eps
-            )
-            wide = outputs.view(self.models, -1, channels, size)
-            outputs = torch.addcmul(shift[:, None, :, None], wide, scale[:, None, :, None]).view(inputs.shape)
+        if not inputs.is_cuda:
+            rows = channels_last(inputs)
+            outputs, size = torch.empty_like(rows), len(rows)
+            mean, rstd = rows.new_empty((size, self.groups)), rows.new_empty((size, self.groups))
+            norm_kernels.normalize(
+                rows.view(size, -1).numpy(), scale.numpy(), shift.numpy(), self.groups, self.eps, self.rectifies,
+                outputs.view(size, -1).numpy(), mean.numpy(), rstd.numpy(),
+            )  # fmt: skip
+            return channels_first(outputs), (rows, mean, rstd)
+        inputs = inputs.contiguous()
+        num, channels = inputs.shape[:2]
+        count = inputs[0, 0].numel()
+        outputs, mean, rstd = aten.native_group_norm(inputs, None, None, num, channels, count, self.groups, self.eps)
+        wide = outputs.view(self.models, -1, channels, count)
+        outputs = torch.addcmul(shift[:, None, :, None], wide, scale[:, None, :, None]).view(inputs.shape)
         return outputs, (inputs, mean, rstd)
 
     def backward(self, saved: tuple[Any, ...], grads: Tensor, need_inputs: bool) -> Tensor | None:
         """Scale: sum of g (x - mean) / sd over positions; shift: sum of g."""
         inputs, mean, rstd = saved
+        scale, shift = self.slots["weight"].value, self.slots["bias"].value
+        if not grads.is_cuda:
+            grads, num = channels_last(grads), len(inputs)
+            inner = torch.empty_like(inputs)
+            of_scale, of_shift = inner.new_empty((num, scale.shape[1])), inner.new_empty((num, scale.shape[1]))
+            norm_kernels.normalize_back(
+                grads.view(num, -1).numpy(), inputs.view(num, -1).numpy(), scale.numpy(), shift.numpy(), mean.numpy(),
+                rstd.numpy(), self.rectifies, need_inputs, inner.view(num, -1).numpy(), of_scale.numpy(),
+                of_shift.numpy(),
+            )  # fmt: skip
+            self.leave(of_scale, of_shift)
+            return channels_first(inner) if need_inputs else None
         rows, channels = inputs.shape[:2]
         size = inputs[0, 0].numel()
         grads = grads.contiguous()
@@ -104,12 +126,9 @@ class GroupNormRule(_AffineRule):
         self.leave((product - centre * shift) * spread, shift)
         if not need_inputs:
             return None
-        scale: Tensor | None = self.slots["weight"].value[0]
-        if self.models > 1:
-            wide = self.slots["weight"].value[:, None, :, None]
-            grads = (grads.view(self.models, -1, channels, size) * wide).view(inputs.shape)
-            scale = None
+        wide = scale[:, None, :, None]
+        grads = (grads.view(self.models, -1, channels, size) * wide).view(inputs.shape)
         result: Tensor = aten.native_group_norm_backward(
-            grads, inputs, mean, rstd, scale, rows, channels, size, self.groups, [True, False, False]
+            grads, inputs, mean, rstd, None, rows, channels, size, self.groups, [True, False, False]
         )[0]
         return result

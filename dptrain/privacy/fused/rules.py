@@ -55,6 +55,9 @@ class Tape:
 class Rule(ABC):
     """A layer of K models. Shapes: inputs and outputs (K B, ...), model after model."""
 
+    rectifies = False
+    """Whether a ReLU is all that reads the outputs; they may then leave rectified (`rectified.py`)."""
+
     def __init__(self, name: str, module: nn.Module, slots: dict[str, Slot], tape: Tape) -> None:
         self.name, self.slots, self.tape = name, slots, tape
         self.models = len(next(iter(slots.values())).value)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dptrain.errors import PrivacyError
 from dptrain.privacy.fused.chain import Chain, chain_shape, check_losses
+from dptrain.privacy.fused.rectified import pass_rectified, rectified_norms
 from dptrain.privacy.fused.rules import RULES, Slot, Tape, unsupported_layers
 
 
@@ -88,9 +89,14 @@ class Stack:
     def _template(self, model: nn.Module, slots: dict[str, Slot]) -> nn.Module:
         """The architecture without parameters of its own: whoever reads one past its layer fails loudly."""
         template = copy.deepcopy(model).to("meta").train()
+        rectified = rectified_norms(template)
         for name, module in template.named_modules():
             own = [key for key, _ in module.named_parameters(recurse=False)]
             if own:
                 parts = {key: slots[f"{name}.{key}" if name else key] for key in own}
-                module.forward = RULES[type(module)](name, module, parts, self.tape)
+                rule = RULES[type(module)](name, module, parts, self.tape)
+                rule.rectifies = name in rectified
+                module.forward = rule
+            elif type(module) is nn.ReLU:
+                pass_rectified(module)
         return template
