@@ -21,8 +21,17 @@ _MATH = {"reassoc", "contract", "nsz"}
 
 def compiled(function: F) -> F:
     """Decorator: compile for the types of the arguments, numpy arrays and numbers."""
+    return _compile(function, _MATH)
+
+
+def compiled_as_written(function: F) -> F:
+    """Decorator: the same, in the order of the source: a difference of close numbers is taken where it is written."""
+    return _compile(function, set())
+
+
+def _compile(function: F, math: set[str]) -> F:
     compile_: Any = numba.njit
     try:
-        return cast(F, compile_(cache=True, fastmath=_MATH)(function))
+        return cast(F, compile_(cache=True, fastmath=math)(function))
     except RuntimeError:  # no folder for the compiled code
-        return cast(F, compile_(fastmath=_MATH)(function))
+        return cast(F, compile_(fastmath=math)(function))

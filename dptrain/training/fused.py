@@ -7,7 +7,6 @@ one trained there by rounding (and, with noise, by the order in which its own st
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -16,16 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dptrain.privacy.engine import RecordLoss
-from dptrain.privacy.fused.engine import FusedEngine, Given, Records, Rows, UnitBatch, cut_at_units, pack
+from dptrain.privacy.fused.engine import FusedEngine, Given, Records, Rows, UnitBatch, cut_at_units, mean_losses, pack
 from dptrain.privacy.fused.stack import Stack
+from dptrain.privacy.fused.transfer import to_device
 from dptrain.privacy.noise_stream import NoiseStream
 from dptrain.progress import step_done
 from dptrain.training.augment import Augmenter
 from dptrain.training.loop import TrainedModel, evaluation_steps
 from dptrain.training.stacked_optimizer import Recipe, StackedOptimizer
 
-StackStep = Callable[[], tuple[Tensor, list[float]]]
-"""The gradient (K, P) for the optimizer and the mean record loss of each model (NaN if it had no records)."""
+StackStep = Callable[[], tuple[Tensor, Tensor]]
+"""The gradient (K, P) for the optimizer and (K,) the mean record loss of each model (NaN if it had no records)."""
 UnitStream = Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]
 
 
@@ -44,7 +44,7 @@ def private_steps(
 ) -> StackStep:
     """Noisy steps on each model's Poisson batches."""
 
-    def step() -> tuple[Tensor, list[float]]:
+    def step() -> tuple[Tensor, Tensor]:
         batches = [_unit_batch(features, labels, *next(s), v) for s, v in zip(streams, vary, strict=True)]
         return engine.step(batches, max_batch_records)
 
@@ -63,7 +63,7 @@ def matched_steps(
 ) -> StackStep:
     """The same batches without clipping and noise: mean gradient per unit, summed, divided by the public divisor."""
 
-    def step() -> tuple[Tensor, list[float]]:
+    def step() -> tuple[Tensor, Tensor]:
         batches = [_unit_batch(features, labels, *next(s), v) for s, v in zip(streams, vary, strict=True)]
         means = _plain_gradient(stack, record_loss, batches, [divisor] * len(batches), max_rows)
         return stack.gradient, means
@@ -92,7 +92,7 @@ def usual_steps(
 
     streams = [minibatches(mine, rng) for mine, rng in zip(rows, rngs, strict=True)]
 
-    def step() -> tuple[Tensor, list[float]]:
+    def step() -> tuple[Tensor, Tensor]:
         drawn = [next(stream) for stream in streams]
         every = [np.arange(len(batch)) for batch in drawn]
         batches = [
@@ -116,7 +116,7 @@ def train_stack(
     final = stack.models if average is None else _viewing(stack, average)
     for model in final:
         model.eval()
-    losses: list[list[float]] = []
+    losses: list[Tensor] = []
     train_loss: list[list[float]] = []
     utility: list[list[float]] = []
     stack.train()
@@ -129,7 +129,7 @@ def train_stack(
             average.lerp_(stack.values, 1 - min(recipe.averaging, index / (index + 9)))
         if index in due:
             utility.append([evaluate(model) for model in final])
-            train_loss.append([_mean(each) for each in zip(*losses, strict=True)])
+            train_loss.append(torch.stack(losses).nanmean(0).tolist())
             losses.clear()
     return [
         TrainedModel(model, steps, np.array(loss), np.array(value), None)
@@ -145,7 +145,7 @@ def _unit_batch(
     units: NDArray[np.int64],
     vary: Augmenter,
 ) -> UnitBatch:
-    index = torch.from_numpy(rows).to(features.device)
+    index = to_device(rows, features.device)
     if not vary.spec.active:
         return UnitBatch(Rows(features, labels, index), owner, units)
     inputs, targets, position = vary(features[index], labels[index], torch.from_numpy(owner))
@@ -155,14 +155,14 @@ def _unit_batch(
 
 def _plain_gradient(
     stack: Stack, record_loss: RecordLoss, batches: Sequence[UnitBatch], divisors: Sequence[float], max_rows: int
-) -> list[float]:
-    """Leaves sum over units of the mean gradient of the unit's records, divided, in `stack.gradient`; returns means of
-    record losses."""
+) -> Tensor:
+    """Leaves sum over units of the mean gradient of the unit's records, divided, in `stack.gradient`; returns (K,)
+    means of record losses."""
     stack.gradient.zero_()
     stack.tape.private = False
     limit = max(max_rows // len(batches), 1)
     cuts = [cut_at_units(batch.owner, limit) for batch in batches]
-    losses = [0.0] * len(batches)
+    losses = torch.zeros(len(batches), dtype=torch.float64, device=stack.values.device)
     for index in range(max(map(len, cuts))):
         ranges = [cut[index] if index < len(cut) else (0, 0) for cut in cuts]
         for number, lane in enumerate(stack.lanes):
@@ -170,10 +170,10 @@ def _plain_gradient(
                 continue
             packed = pack(batches[lane], ranges[lane])
             found = stack.forward_backward(packed.features, packed.labels, packed.weights, record_loss, number)
-            shown = found.masked_fill(packed.weights == 0, 0.0).view(len(batches[lane]), -1).sum(1).tolist()
-            losses[lane] = [total + part for total, part in zip(losses[lane], shown, strict=True)]
-    stack.gradient.div_(stack.gradient.new_tensor(divisors)[:, None])
-    return [loss / len(b.owner) if len(b.owner) else math.nan for loss, b in zip(losses, batches, strict=True)]
+            losses[lane] += found.masked_fill_(packed.weights == 0, 0.0).view(len(batches[lane]), -1).sum(1)
+    by = to_device(np.array(divisors), stack.values.device).to(stack.gradient.dtype)
+    stack.gradient.div_(by[:, None])
+    return mean_losses(losses, batches)
 
 
 def _viewing(stack: Stack, values: Tensor) -> list[nn.Module]:
@@ -185,9 +185,3 @@ def _viewing(stack: Stack, values: Tensor) -> list[nn.Module]:
             param.data = row[start : start + param.numel()].view(param.shape)
             start += param.numel()
     return models
-
-
-def _mean(losses: Sequence[float]) -> float:
-    kept = [loss for loss in losses if not math.isnan(loss)]
-    return float(np.mean(kept)) if kept else math.nan
-

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dptrain.cohorts.cohort import Task
-from dptrain.compiled import compiled
+from dptrain.compiled import compiled_as_written
 
 RowGradients = Callable[..., None]
 """(logits (N, O), labels (N,), weights (N,), losses (N,), grads (N, O)): writes losses, and the gradient of the loss of
@@ -38,7 +38,7 @@ class RecordLoss:
         return self.function(logits, labels)
 
 
-@compiled
+@compiled_as_written
 def _sigmoid_rows(
     logits: NDArray[np.floating],
     labels: NDArray[np.int64],
@@ -55,7 +55,7 @@ def _sigmoid_rows(
         grads[n, 0] = (chance - labels[n]) * weights[n]
 
 
-@compiled
+@compiled_as_written
 def _softmax_rows(
     logits: NDArray[np.floating],
     labels: NDArray[np.int64],

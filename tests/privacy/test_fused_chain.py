@@ -83,7 +83,7 @@ def test_loops_equal_rules(data, task, seed, clipping_norm, max_rows, bad):
         noises = [NoiseStream(row) for row in range(len(models))]
         engine = FusedEngine(stack, loss, mechanism, noises, np.ones((len(models), 5), bool), max_rows)
         updates, losses = engine.step(batches, 10**6)
-        found.append((updates.numpy(), np.array(losses), [ledger.num_nonfinite for ledger in engine.ledgers]))
+        found.append((updates.numpy(), losses.numpy(), [ledger.num_nonfinite for ledger in engine.ledgers]))
     (ours, our_losses, our_bad), (theirs, their_losses, their_bad) = found
     assert np.allclose(ours, theirs, rtol=1e-10, atol=1e-12 * clipping_norm)
     assert our_bad == their_bad

@@ -181,7 +181,7 @@ def _carried(self, batches, max_records):
 
 def _skips_empty(self, batches, max_records):
     if not len(batches[1].units):
-        return torch.zeros_like(self.stack.gradient), [0.0] * len(batches)
+        return torch.zeros_like(self.stack.gradient), torch.zeros(len(batches))
     return FusedEngine.step(self, batches, max_records)
 
 
@@ -408,3 +408,10 @@ def test_the_noise_has_the_distribution_of_opacus():
         theirs.step(features, labels, torch.from_numpy(owner), none, 10)
         fused.append(ours.step([UnitBatch(Given(features, labels), owner, none)], 10)[0][0].clone())
     assert ks_2samp(torch.cat(fused).numpy(), torch.cat(capture.seen).numpy()).pvalue > 1e-3
+
+
+def test_steps_may_wait_to_be_written_down(monkeypatch):
+    """As on a GPU, which a step does not wait for."""
+    at_once = [ledger.to_dict() for ledger in run()]
+    monkeypatch.setattr(FusedEngine, "_pending_steps", lambda self: 7)
+    assert [ledger.to_dict() for ledger in run()] == at_once

@@ -10,7 +10,6 @@ fills are zeros with weight 0. Nothing is ever left out to make a batch fit.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -25,12 +24,17 @@ from dptrain.privacy.engine import RecordLoss, check_ascending, stream_name
 from dptrain.privacy.fused import kernels
 from dptrain.privacy.fused.stack import Stack
 from dptrain.privacy.fused.tape import Segments, clip_weights
+from dptrain.privacy.fused.transfer import to_device
 from dptrain.privacy.ledger import Ledger
 from dptrain.privacy.mechanism import Mechanism
 from dptrain.privacy.noise_stream import NoiseStream
 
 PAD = 16
 """Rows of a pass are a multiple of this: every new shape costs a library that compiles its kernels."""
+
+
+PENDING = 32
+"""Steps on a GPU after which what was measured in them is fetched."""
 
 
 class Records(Protocol):
@@ -88,17 +92,24 @@ class FusedEngine:
         self.noise_multiplier = mechanism.noise_multiplier
         self.clipping_norm = mechanism.clipping_norm
         self.divisor = mechanism.expected_batch_size
-        self.ledgers = [Ledger(row, stream_name(noise)) for row, noise in zip(is_members, noises, strict=True)]
-        if len(self.ledgers) != stack.num_models:
-            raise ValueError(f"{len(self.ledgers)} noise streams for {stack.num_models} models.")
+        self._ledgers = [Ledger(row, stream_name(noise)) for row, noise in zip(is_members, noises, strict=True)]
+        self._pending: list[_Entered] = []
+        if len(self._ledgers) != stack.num_models:
+            raise ValueError(f"{len(self._ledgers)} noise streams for {stack.num_models} models.")
         self._record_loss, self._noises = record_loss, list(noises)
         self._max_rows = max_rows
         self._noise = torch.zeros_like(stack.values)
         self._is_inside_step = False
 
-    def step(self, batches: Sequence[UnitBatch], max_records: int) -> tuple[Tensor, list[float]]:
-        """(K, P) what each optimizer is to receive, (clipped sum + noise) / expected_batch_size, and each model's mean
-        record loss (NaN for an empty batch; not private).
+    @property
+    def ledgers(self) -> list[Ledger]:
+        """K, of all steps so far."""
+        self._write_down()
+        return self._ledgers
+
+    def step(self, batches: Sequence[UnitBatch], max_records: int) -> tuple[Tensor, Tensor]:
+        """(K, P) what each optimizer is to receive, (clipped sum + noise) / expected_batch_size, and (K,) each model's
+        mean record loss (NaN for an empty batch; not private). Does not wait for a GPU, but once in `PENDING` steps.
 
         `max_records` bounds the records of one model in a pass, unless a single unit has more.
         """
@@ -111,19 +122,17 @@ class FusedEngine:
         stack.gradient.zero_()
         limit = max(min(max_records, self._max_rows // stack.num_models), 1)
         cuts = [cut_at_units(batch.owner, limit) for batch in batches]
-        sums = stack.values.new_zeros((2, stack.num_models))
+        sums = torch.zeros(2, stack.num_models, dtype=torch.float64, device=stack.values.device)
         for index in range(max(map(len, cuts))):
             sums += self._clipped_pass(batches, [cut[index] if index < len(cut) else (0, 0) for cut in cuts])
         noised = self._add_noise()
-        # The only place in a step where a GPU is waited for.
-        losses, nonfinite, noise_norms, sum_norms = torch.cat([sums, self._found(noised)]).tolist()
-        for ledger, num in zip(self.ledgers, nonfinite, strict=True):
-            ledger.num_nonfinite += int(num)
-        self._enter(batches, noise_norms, sum_norms)
+        used = (self.noise_multiplier, self.clipping_norm, self.divisor)
+        units = [batch.units for batch in batches]
+        self._pending.append(_Entered(units, used, torch.cat([sums[1:], self._found(noised)])))
+        if len(self._pending) >= self._pending_steps():
+            self._write_down()
         self._is_inside_step = False
-        return noised, [
-            loss / len(b.owner) if len(b.owner) else math.nan for loss, b in zip(losses, batches, strict=True)
-        ]
+        return noised, mean_losses(sums[0], batches)
 
     def _clipped_pass(self, batches: Sequence[UnitBatch], ranges: list[tuple[int, int]]) -> Tensor:
         """Add the clipped sums of these records to `stack.gradient`; returns (2, K): each model's sum of losses and
@@ -131,7 +140,7 @@ class FusedEngine:
         parts = [
             self._lane_pass(number, batches[lane], ranges[lane]) for number, lane in enumerate(self.stack.lanes)
         ]
-        return parts[0] if isinstance(parts[0], Tensor) else self.stack.values.new_tensor(parts).T
+        return parts[0] if isinstance(parts[0], Tensor) else torch.tensor(parts, dtype=torch.float64).T
 
     def _lane_pass(
         self, lane: int, batches: Sequence[UnitBatch], ranges: list[tuple[int, int]]
@@ -175,21 +184,46 @@ class FusedEngine:
         if not clipped.is_cuda:
             pairs = zip(noised.numpy(), clipped.numpy(), strict=True)
             squares = [kernels.noise_squares(one, other, self.divisor) for one, other in pairs]
-            return torch.tensor(squares, dtype=clipped.dtype).T.sqrt()
+            return torch.tensor(squares, dtype=torch.float64).T.sqrt()
         noise = torch.add(clipped, noised, alpha=-self.divisor)
-        return torch.stack([torch.linalg.vector_norm(noise, dim=1), torch.linalg.vector_norm(clipped, dim=1)])
+        return torch.stack([torch.linalg.vector_norm(each, dim=1) for each in (noise, clipped)]).double()
 
-    def _enter(self, batches: Sequence[UnitBatch], noise_norms: list[float], sum_norms: list[float]) -> None:
-        for ledger, batch, noise_norm, sum_norm in zip(self.ledgers, batches, noise_norms, sum_norms, strict=True):
-            ledger.enter(
-                batch.units,
-                self.noise_multiplier,
-                self.clipping_norm,
-                self.divisor,
-                noise_norm,
-                sum_norm,
-                self.stack.gradient.shape[1],
-            )
+    def _pending_steps(self) -> int:
+        return PENDING if self.stack.values.is_cuda else 1
+
+    def _write_down(self) -> None:
+        """Enter pending steps into the ledgers: the only place where a GPU is waited for."""
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        figures = torch.stack([entered.figures for entered in pending]).tolist()
+        for entered, (nonfinite, noise_norms, sum_norms) in zip(pending, figures, strict=True):
+            for model, ledger in enumerate(self._ledgers):
+                ledger.num_nonfinite += int(nonfinite[model])
+                ledger.enter(
+                    entered.units[model],
+                    *entered.used,
+                    noise_norms[model],
+                    sum_norms[model],
+                    self.stack.gradient.shape[1],
+                )
+
+
+@dataclass(frozen=True)
+class _Entered:
+    """A step that is not yet in the ledgers."""
+
+    units: list[NDArray[np.int64]]
+    """Sampled units of each model."""
+    used: tuple[float, float, float]
+    """Noise multiplier, clipping norm and divisor."""
+    figures: Tensor
+    """(3, K) records that are not finite, norm of the noise that was found, norm of the clipped sum."""
+
+
+def mean_losses(sums: Tensor, batches: Sequence[UnitBatch]) -> Tensor:
+    """(K,) sums of losses over the records of each batch; NaN for an empty one."""
+    return sums / to_device(np.array([len(batch.owner) for batch in batches]), sums.device)
 
 
 @dataclass(frozen=True)
@@ -226,7 +260,7 @@ def pack(batches: Sequence[UnitBatch], ranges: Sequence[tuple[int, int]]) -> Pac
             weights[first:filled].fill_(1.0)
         else:
             share = 1.0 / np.bincount(batch.owner)[batch.owner[start:stop]]
-            weights[first:filled] = torch.from_numpy(share).to(features.device, dtype)
+            weights[first:filled] = to_device(share, features.device)
     return Packed(features, labels, weights, num)
 
 

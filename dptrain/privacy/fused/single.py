@@ -71,7 +71,7 @@ class BlockProbe:
             param.grad = gradient[self._place, start : start + param.numel()].view(param.shape).clone()
             start += param.numel()
         self._optimizer.step()
-        return losses[self._place]
+        return float(losses[self._place])
 
 
 class LonelyProbe(BlockProbe):

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dptrain.privacy.fused import kernels
+from dptrain.privacy.fused.transfer import to_device
 
 ROUNDINGS = 4.0
 """Roundings of the dtype, relative to what was added up, that are charged to the squared norm of a sum: a unit whose
@@ -64,9 +65,9 @@ class Segments:
             right.append((begin[:, None] + j).ravel())
         pairs = (np.concatenate(left), np.concatenate(right))
         return cls(
-            torch.from_numpy(unit).to(device),
+            to_device(unit, device),
             num,
-            (torch.from_numpy(pairs[0]).to(device), torch.from_numpy(pairs[1]).to(device)),
+            (to_device(pairs[0], device), to_device(pairs[1], device)),
         )
 
     def add_up(self, rows: Tensor) -> Tensor:
