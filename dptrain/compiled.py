@@ -1,15 +1,20 @@
 """Loops that are compiled when they are first called (numba), for arithmetic that array libraries spread over many
 passes through memory.
 
-Compiled code is kept beside the source or, where that is read-only, in the user's cache folder; where neither can be
-written every process compiles for itself, which takes about two seconds. Sums may be added up in another order than
-written, so that they use vector instructions; NaN and infinity keep their meaning, because records with gradients that
-are not finite are found by them.
+Compiled code is kept beside the source (or in NUMBA_CACHE_DIR) or, where that is read-only, in the user's cache folder;
+where neither can be written every process compiles for itself, which takes some seconds. A compiled function may call
+those of its own file only: numba would not notice a change of another.
+
+Sums may be added up in another order than written, so that they use vector instructions; NaN and infinity keep their
+meaning, because records with gradients that are not finite are found by them.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -30,8 +35,21 @@ def compiled_as_written(function: F) -> F:
 
 
 def _compile(function: F, math: set[str]) -> F:
+    config: Any = numba.config
     compile_: Any = numba.njit
+    before, config.CACHE_DIR = config.CACHE_DIR, str(_folder())
     try:
         return cast(F, compile_(cache=True, fastmath=math)(function))
     except RuntimeError:  # no folder for the compiled code
         return cast(F, compile_(fastmath=math)(function))
+    finally:
+        config.CACHE_DIR = before
+
+
+def _folder() -> Path:
+    """Named after this file's content: numba looks at the file of a function only, and would take code that was
+    compiled by other rules."""
+    here = Path(__file__)
+    stamp = hashlib.sha256(here.read_bytes()).hexdigest()[:12]
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    return (Path(chosen) if chosen else here.parent / "__pycache__") / f"compiled-{stamp}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
 
-import numba
 import numpy as np
 import pytest
 
@@ -46,12 +46,50 @@ def test_without_a_folder_for_compiled_code(monkeypatch):
     assert asked == [True, False]
 
 
+LOOP = "from dptrain.compiled import compiled\n@compiled\ndef f(x):\n    return x + 1\n"
+REPORT = "print(f(1), sum(f.stats.cache_hits.values()))\n"
+
+
+def run(file: Path, **environment: str) -> str:
+    package = str(Path(module.__file__).parent.parent)
+    environment = {"PYTHONPATH": package, "HOME": "/proc", **environment}
+    found = subprocess.run([sys.executable, str(file)], env=environment, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
 def test_numba_refuses_a_folder_as_expected(tmp_path: Path):
     """What the fallback is for, as numba says it."""
     file = tmp_path / "loop.py"
-    file.write_text("from dptrain.compiled import compiled\n@compiled\ndef f(x):\n    return x + 1\nprint(f(1))\n")
-    package = str(Path(module.__file__).parent.parent)
-    environment = {"PYTHONPATH": package, "NUMBA_CACHE_DIR": "/proc/none", "HOME": "/proc"}
-    found = subprocess.run([sys.executable, str(file)], env=environment, capture_output=True, text=True, check=False)
-    assert found.stdout == "2\n", found.stderr
-    assert numba.__version__
+    file.write_text(LOOP + "print(f(1))\n")
+    assert run(file, NUMBA_CACHE_DIR="/proc/none") == "2\n"
+
+
+def test_compiled_code_is_kept_but_not_past_a_change_of_the_rules(tmp_path: Path, monkeypatch):
+    file = tmp_path / "loop.py"
+    file.write_text(LOOP + REPORT)
+    cache = tmp_path / "cache"
+    assert run(file, NUMBA_CACHE_DIR=str(cache)) == "2 0\n"
+    assert run(file, NUMBA_CACHE_DIR=str(cache)) == "2 1\n"
+    (folder,) = cache.iterdir()
+    source = Path(module.__file__).read_text("utf-8")
+    changed = tmp_path / "compiled.py"
+    changed.write_text(source.replace('"reassoc", ', ""))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(cache))
+    assert module._folder() == folder
+    monkeypatch.setattr(module, "__file__", str(changed))
+    assert module._folder() != folder
+
+
+def test_compiled_functions_call_none_of_another_file():
+    """numba would take old code when only the other file changed."""
+    for path in Path(module.__file__).parent.rglob("*.py"):
+        tree = ast.parse(path.read_text("utf-8"))
+        loops = [node for node in tree.body if isinstance(node, ast.FunctionDef)
+                 and any(getattr(one, "id", "").startswith("compiled") for one in node.decorator_list)]  # fmt: skip
+        imported = {alias.asname or alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+                    and (node.module or "").startswith("dptrain") for alias in node.names}  # fmt: skip
+        for loop in loops:
+            body = [node for statement in loop.body for node in ast.walk(statement)]
+            called = {node.func.id for node in body if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+            assert not called & imported, (path, loop.name)

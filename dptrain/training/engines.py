@@ -16,7 +16,7 @@ from dptrain.models.registry import build_model
 from dptrain.privacy.engine import PrivateEngine
 from dptrain.privacy.fused import unsupported_layers
 from dptrain.privacy.fused.convolution import register_convolution
-from dptrain.privacy.fused.single import BlockProbe, LonelyProbe
+from dptrain.privacy.fused.single import BlockProbe, LonelyProbe, StackedProbe
 from dptrain.privacy.fused.stack import Stack
 from dptrain.privacy.preflight import EngineFactory
 from dptrain.training.losses import RECORD_LOSSES
@@ -37,12 +37,16 @@ class EngineChoice:
     """Whether several models go through one pass on a CPU."""
     reasons: tuple[str, ...] = ()
     """Why not fused, layer by layer."""
+    on_gpu: bool = False
+    """Where the fused engine trains."""
 
     @property
     def probe(self) -> EngineFactory:
         """What the preflight drives."""
         if self.name == "opacus":
             return PrivateEngine
+        if self.on_gpu:
+            return StackedProbe
         return BlockProbe if self.stackable else LonelyProbe
 
 
@@ -66,7 +70,8 @@ def choose_engine(config: Config, shape: tuple[int, ...], num_outputs: int, task
         )
     if reasons:
         return EngineChoice("opacus", reasons=tuple(reasons))
-    return EngineChoice("fused", _is_stackable(model))
+    on_gpu = config.fleet.device == "cuda" or (config.fleet.device == "auto" and torch.cuda.is_available())
+    return EngineChoice("fused", _is_stackable(model), on_gpu=on_gpu)
 
 
 def say_fallback(config: Config, choice: EngineChoice) -> None:

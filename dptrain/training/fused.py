@@ -160,7 +160,7 @@ def _plain_gradient(
     means of record losses."""
     stack.gradient.zero_()
     stack.tape.private = False
-    limit = max(max_rows // len(batches), 1)
+    limit = max(max_rows // stack.lane_width, 1)
     cuts = [cut_at_units(batch.owner, limit) for batch in batches]
     losses = torch.zeros(len(batches), dtype=torch.float64, device=stack.values.device)
     for index in range(max(map(len, cuts))):

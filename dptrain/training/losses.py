@@ -52,6 +52,7 @@ def _sigmoid_rows(
         small = math.exp(-abs(z))
         losses[n] = max(z, one - one) - z * labels[n] + math.log1p(small)
         chance = one / (one + small) if z >= 0 else small / (one + small)
+        grads[n] = 0
         grads[n, 0] = (chance - labels[n]) * weights[n]
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from dptrain.training.threads import one_thread
+
 log = logging.getLogger(__name__)
 STORED_VALUES = 2**25
 """Gradients of single records that a pass may hold (128 MiB in float32); more rows are cut into passes."""
@@ -60,8 +62,9 @@ class SpeedConfig:
 
 
 def set_libraries(speed: SpeedConfig, is_plain: bool) -> None:
-    """Choose this process's matrix products. TF32 is off unless the arm has no clipping: a product that loses 13 bits
-    would move a clipped sum by more than the preflight allows."""
+    """Choose this process's matrix products, by one thread. TF32 is off unless the arm has no clipping: a product that
+    loses 13 bits would move a clipped sum by more than the preflight allows."""
+    one_thread()
     torch.backends.mkldnn.matmul.fp32_precision = "bf16" if speed.matmul == "onednn" else "none"  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.allow_tf32 = speed.tf32_plain and is_plain
     torch.backends.cudnn.allow_tf32 = speed.tf32_plain and is_plain

@@ -21,6 +21,7 @@ from dptrain.privacy.ledger import shared_noise
 from dptrain.privacy.mechanism import Mechanism
 from dptrain.privacy.noise_stream import NoiseStream
 from dptrain.privacy.preflight import CHECKS, preflight
+from dptrain.training.engines import EngineChoice
 from dptrain.training.losses import binary_loss
 
 MECHANISM = Mechanism("patient", 0.3, 1.3, 0.7, 40, 60.0, 1e-5)
@@ -317,6 +318,15 @@ def test_a_broken_entry_is_refused(monkeypatch, entry):
     report = look(BlockProbe, {"nonfinite", "sensitivity"}, chain)
     assert report.findings, report.measured
     assert "it failed with" not in report.findings[0].what, "the mutant only crashes"
+
+
+@pytest.mark.parametrize("device, sees", [("cpu", False), ("cuda", True)])
+def test_a_study_on_a_gpu_is_looked_at_on_the_rules_it_will_use(monkeypatch, device, sees):
+    """A chain takes the loops on a CPU and the rules on a GPU: a rule that is broken matters for the latter."""
+    monkeypatch.setattr(linear.LinearRule, "backward", lambda self, saved, grads, need: None)
+    choice = EngineChoice("fused", stackable=True, on_gpu=device == "cuda")
+    report = look(choice.probe, {"gradients"}, chain)
+    assert bool(report.findings) is sees
 
 
 def run(sabotage=None, same_stream=False, model=chain):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from dptrain.training.losses import binary_loss, multiclass_loss
 
-LOSSES = {"binary": (binary_loss, 1), "multiclass": (multiclass_loss, 2), "three classes": (multiclass_loss, 3)}
+LOSSES = {"binary": (binary_loss, 1), "binary, an output unused": (binary_loss, 2), "multiclass": (multiclass_loss, 2),
+          "three classes": (multiclass_loss, 3)}  # fmt: skip
 
 
 def by_hand(loss, logits, labels, weights):

@@ -128,6 +128,26 @@ def test_rows_of_a_pass_keep_memory_bounded():
     assert speed.rows_for(10**9, keeps_gradients=False) == 2048
 
 
+def test_a_chain_does_not_depend_on_its_neighbours():
+    """Models of a block, rows of a pass: the same bits."""
+    data, rows = cases.FleetData.build(cases.small_cohort(), "patient"), cases.draw_membership(0, 4, 45)
+    mechanism, arm = cases.mechanism(noise_multiplier=1.0), cases.arm_from_label("eps=8")
+    together, alone = (
+        train_fleet_block(cases.small_config(), data, arm, mechanism, range(4), rows, SpeedConfig(width, max_rows=24))
+        for width in (4, 1)
+    )
+    for one, other in zip(together, alone, strict=True):
+        assert np.array_equal(one.logits, other.logits)
+
+
+def test_blas_has_one_thread_where_models_are_trained():
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    with threadpool_limits(limits=2, user_api="blas"):
+        set_libraries(SpeedConfig(), is_plain=False)
+        assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {1}
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU; test_fused_fleet runs the code")
 @pytest.mark.parametrize("model", ["mlp", "small_cnn", "vit"])
 def test_a_gpu_gives_the_same_sums(model):

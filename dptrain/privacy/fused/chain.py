@@ -72,7 +72,7 @@ class ChainEntry:
     grads: NDArray[np.floating]
     """Of all layers; weighted by `add_weighted`."""
     squares: Tensor
-    """(N,) squared norm of each row's gradient."""
+    """(N,) squared norm of each row's gradient, float64."""
     total: NDArray[np.floating]
     """(P,) sum of the model; added to."""
 
@@ -132,17 +132,17 @@ class Chain:
         rows, num_outputs = len(inputs), int(shape.dims[-1])
         outputs = np.empty(rows * int(shape.dims[1:].sum()), values.dtype)
         grads = np.empty_like(outputs)
-        below = np.empty((len(shape.relu), rows), values.dtype)
+        below = np.empty((len(shape.relu), rows))
         kernels.forward(values, shape.dims, shape.has_bias, shape.relu, inputs, outputs, below)
         logits, last = (each[-rows * num_outputs :].reshape(rows, num_outputs) for each in (outputs, grads))
         losses = _loss(record_loss, logits, labels, weights, last)
-        squares = np.empty(rows, values.dtype)
+        squares = np.empty(rows)
         kernels.backward(values, shape.dims, shape.has_bias, shape.relu, outputs, grads, below, squares)
         entry = ChainEntry(shape, inputs, outputs, grads, torch.from_numpy(squares), self._gradient)
         if self._tape.private:
             self._tape.entries.append(entry)
         else:
-            entry.add_weighted(torch.ones(rows, dtype=entry.squares.dtype))
+            entry.add_weighted(torch.ones(rows, dtype=torch.float64))
         return losses
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -60,10 +61,10 @@ class UnitBatch:
     units: NDArray[np.int64]
     """(B,) sampled units."""
 
-    @property
+    @cached_property
     def is_single(self) -> bool:
         """Whether every unit has one record; `owner` must ascend."""
-        return not len(self.owner) or (self.owner[0] == 0 and self.owner[-1] == len(self.owner) - 1)
+        return bool((self.owner[1:] > self.owner[:-1]).all())
 
 
 class FusedEngine:
@@ -120,7 +121,7 @@ class FusedEngine:
         self._is_inside_step = True
         stack = self.stack
         stack.gradient.zero_()
-        limit = max(min(max_records, self._max_rows // stack.num_models), 1)
+        limit = max(min(max_records, self._max_rows // stack.lane_width), 1)
         cuts = [cut_at_units(batch.owner, limit) for batch in batches]
         sums = torch.zeros(2, stack.num_models, dtype=torch.float64, device=stack.values.device)
         for index in range(max(map(len, cuts))):
@@ -186,7 +187,7 @@ class FusedEngine:
             squares = [kernels.noise_squares(one, other, self.divisor) for one, other in pairs]
             return torch.tensor(squares, dtype=torch.float64).T.sqrt()
         noise = torch.add(clipped, noised, alpha=-self.divisor)
-        return torch.stack([torch.linalg.vector_norm(each, dim=1) for each in (noise, clipped)]).double()
+        return torch.stack([torch.linalg.vector_norm(each, dim=1, dtype=torch.float64) for each in (noise, clipped)])
 
     def _pending_steps(self) -> int:
         return PENDING if self.stack.values.is_cuda else 1

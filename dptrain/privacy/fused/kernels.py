@@ -5,8 +5,8 @@ Shapes: N rows (records), L layers with `dims` (L+1,) units, P parameters in the
 (out, in) and, where `has_bias` (L,), bias (out,) of one layer after the other). What belongs to all layers lies in one
 array, layer after layer: `outputs` and `grads` are (N * sum(dims[1:]),). A layer is followed by ReLU where `relu` (L,).
 
-Squared norms may be infinite where a norm is not: such a record counts as not finite, as everywhere in the engine. The
-products are BLAS's (SciPy's OpenBLAS).
+Squared norms are added up in float64: float32 would lose 1e-4 of a million equal values, and squares of large and small
+numbers. The products are BLAS's (SciPy's OpenBLAS).
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ Flags = NDArray[np.bool_]
 def row_squares(rows: Array, squares: Array) -> None:
     """squares (N,) of the norms of rows (N, D)."""
     for n in range(rows.shape[0]):
-        total = rows.dtype.type(0)
+        total = 0.0
         for d in range(rows.shape[1]):
-            total += rows[n, d] * rows[n, d]
+            value = np.float64(rows[n, d])
+            total += value * value
         squares[n] = total
 
 
@@ -77,7 +78,7 @@ def backward(
     rows = squares.size
     zero = values.dtype.type(0)
     parameter, place = values.size, grads.size
-    squares[:] = zero
+    squares[:] = 0.0
     size = np.empty_like(squares)
     for layer in range(relu.size - 1, -1, -1):
         ins, outs = dims[layer], dims[layer + 1]
@@ -89,7 +90,7 @@ def backward(
                 for d in range(outs):
                     g[n, d] = zero if z[n, d] <= zero else g[n, d]
         row_squares(g, size)
-        extra = values.dtype.type(1 if has_bias[layer] else 0)
+        extra = 1.0 if has_bias[layer] else 0.0
         for n in range(rows):
             squares[n] += (input_squares[layer, n] + extra) * size[n]
         parameter -= outs * ins + (outs if has_bias[layer] else 0)
@@ -111,7 +112,7 @@ def add_weighted(
         after = parameter + outs * ins
         bias = np.zeros(outs, total.dtype)
         for n in range(rows):
-            weight = weights[n]
+            weight = total.dtype.type(weights[n])
             for d in range(outs):
                 value = g[n, d] * weight
                 g[n, d] = value
@@ -130,13 +131,13 @@ def add_weighted(
 
 @compiled
 def clip_factors(squares: Array, clipping_norm: float, factors: Array, finite: Flags) -> bool:
-    """factors (N,) min(1, C / (norm + 1e-6)) of squared norms (N,), finite (N,), and whether all are finite."""
-    kind = squares.dtype.type
+    """factors (N,) min(1, C / (norm + 1e-6)) of squared norms (N,), 0 where a square is not finite or negative;
+    finite (N,) says where it is neither, and the result whether that is so everywhere."""
     bad = 0
     for n in range(squares.size):
-        finite[n] = np.isfinite(squares[n])
+        finite[n] = np.isfinite(squares[n]) and squares[n] >= 0.0
+        factors[n] = min(1.0, clipping_norm / (np.sqrt(squares[n]) + 1e-6)) if finite[n] else 0.0
         bad += not finite[n]
-        factors[n] = min(kind(1), kind(clipping_norm) / (np.sqrt(squares[n]) + kind(1e-6)))
     return bad == 0
 
 
@@ -155,10 +156,10 @@ def tally(losses: Array, weights: Array, finite: Flags) -> tuple[float, int]:
 def noise_squares(noised: Array, clipped: Array, divisor: float) -> tuple[float, float]:
     """Squares of the norms of the noise that is in `noised` (P,), times `divisor`, beside the clipped sum (P,), and of
     the clipped sum."""
-    kind = noised.dtype.type
-    by, noise, total = kind(divisor), kind(0), kind(0)
+    noise, total = 0.0, 0.0
     for i in range(noised.size):
-        rest = noised[i] * by - clipped[i]
+        sum_ = np.float64(clipped[i])
+        rest = noised[i] * divisor - sum_
         noise += rest * rest
-        total += clipped[i] * clipped[i]
-    return float(noise), float(total)
+        total += sum_ * sum_
+    return noise, total

@@ -29,6 +29,7 @@ class BlockProbe:
 
     width = 3
     engine_type = FusedEngine
+    compiled_loops = True
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class BlockProbe:
             other = row != self._place
             models.append(_neighbour(model, row) if other else model)
             noises.append(NoiseStream(1000 + row) if other else noise)
-        self._stack = Stack(models)
+        self._stack = Stack(models, self.compiled_loops)
         members = np.stack([is_member] * self.width)
         self._engine = self.engine_type(self._stack, record_loss, mechanism, noises, members)
         self._optimizer, self._model = optimizer, model
@@ -78,6 +79,12 @@ class LonelyProbe(BlockProbe):
     """The same for models that go through a pass alone."""
 
     width = 1
+
+
+class StackedProbe(BlockProbe):
+    """The same without compiled loops: the layers' rules, as on a GPU."""
+
+    compiled_loops = False
 
 
 def _neighbour(model: nn.Module, row: int) -> nn.Module:

@@ -22,10 +22,11 @@ from dptrain.privacy.fused.rules import RULES, Slot, Tape, unsupported_layers
 class Stack:
     """K models whose parameters are rows of `values` (K, P); `gradient` (K, P) holds sums of gradients.
 
-    The models given become views: training the stack trains them.
+    The models given become views: training the stack trains them. `compiled_loops` lets chains of linear layers on a
+    CPU use them (`chain.py`).
     """
 
-    def __init__(self, models: Sequence[nn.Module]) -> None:
+    def __init__(self, models: Sequence[nn.Module], compiled_loops: bool = True) -> None:
         problems = unsupported_layers(models[0])
         if problems:
             raise PrivacyError(["The fused engine cannot train this model:", *problems])
@@ -47,7 +48,8 @@ class Stack:
                 param.data = slots[name].value[row]
         self._forward = self._template(models[0], slots)
         self._chains: list[Chain] = []
-        chain = chain_shape(models[0]) if self.values.device.type == "cpu" else None
+        may = compiled_loops and self.values.device.type == "cpu"
+        chain = chain_shape(models[0]) if may else None
         if chain is not None:
             self._chains = [
                 Chain(chain, *rows, self.tape) for rows in zip(self.values, self.gradient, strict=True)
@@ -61,8 +63,13 @@ class Stack:
     @property
     def lanes(self) -> list[slice]:
         """Models that go through a pass together: all of them, or one after another where that is faster."""
-        num = self.num_models
-        return [slice(row, row + 1) for row in range(num)] if self._chains else [slice(0, num)]
+        width = self.lane_width
+        return [slice(first, first + width) for first in range(0, self.num_models, width)]
+
+    @property
+    def lane_width(self) -> int:
+        """Models of a lane."""
+        return 1 if self._chains else self.num_models
 
     def train(self, mode: bool = True) -> None:
         """Train mode of the shared forward pass (dropout)."""

@@ -79,10 +79,10 @@ class Entry(Protocol):
     """What one layer's backward pass left."""
 
     def record_norms(self) -> Tensor:
-        """(N,) squared norm of each row's gradient."""
+        """(N,) squared norm of each row's gradient, float64."""
 
     def unit_norms(self, segments: Segments, record_norms: Tensor) -> Tensor:
-        """(num,) squared norm of each unit's gradient; `record_norms` are this entry's own."""
+        """(num,) squared norm of each unit's gradient, float64; `record_norms` are this entry's own."""
 
     def mask(self, keep: Tensor) -> None:
         """Set the gradients of the rows that are not kept (N,) to zero, whatever they hold."""
@@ -109,30 +109,30 @@ class Outer:
         tokens = self._token_norms()
         if tokens.shape[1] == 1:
             return tokens[:, 0]
-        return charged(self._products(self.inputs, self.grads, self.inputs, self.grads), tokens.sqrt().sum(1))
+        own = self._products(self.inputs, self.grads, self.inputs, self.grads)
+        return charged(own, tokens.sqrt().sum(1), self.grads.dtype)
 
     def unit_norms(self, segments: Segments, record_norms: Tensor) -> Tensor:
         """Records of a unit, two by two."""
         left, right = segments.pairs
         cross = self._products(self.inputs[left], self.grads[left], self.inputs[right], self.grads[right])
         total = segments.add_up(record_norms).index_add_(0, segments.unit[left], cross, alpha=2.0)
-        return charged(total, segments.add_up(self._token_norms().sqrt().sum(1)))
+        return charged(total, segments.add_up(self._token_norms().sqrt().sum(1)), self.grads.dtype)
 
     def _token_norms(self) -> Tensor:
         """(N, T) squared norm of each token's part, |g_t|^2 (|a_t|^2 [+ 1])."""
-        inputs = torch.linalg.vector_norm(self.inputs, dim=2).square_()
-        grads = torch.linalg.vector_norm(self.grads, dim=2).square_()
+        inputs, grads = squared_norms(self.inputs), squared_norms(self.grads)
         return inputs.add_(1.0).mul_(grads) if self.bias_sum is not None else inputs.mul_(grads)
 
     def _products(self, a: Tensor, g: Tensor, b: Tensor, h: Tensor) -> Tensor:
         """(M,) sum over tokens t, s of (a_t . b_s [+ 1]) (g_t . h_s)."""
         if a.shape[1] == 1:
-            inputs, grads = (a * b).sum((1, 2)), (g * h).sum((1, 2))
+            inputs, grads = ((x * y).sum((1, 2), dtype=torch.float64) for x, y in ((a, b), (g, h)))
             return (inputs + 1) * grads if self.bias_sum is not None else inputs * grads
         inputs, grads = torch.bmm(a, b.mT), torch.bmm(g, h.mT)
         if self.bias_sum is not None:
             inputs = inputs + 1
-        return (inputs * grads).sum((1, 2))
+        return (inputs * grads).sum((1, 2), dtype=torch.float64)
 
     def mask(self, keep: Tensor) -> None:
         """Both factors: 0 times infinity is not 0."""
@@ -142,7 +142,7 @@ class Outer:
     def add_weighted(self, weight: Tensor) -> None:
         """One product per model."""
         models, outs = self.weight_sum.shape[:2]
-        grads = (self.grads * weight.view(-1, 1, 1)).view(models, -1, outs)
+        grads = (self.grads * weight.to(self.grads.dtype).view(-1, 1, 1)).view(models, -1, outs)
         self.weight_sum.baddbmm_(grads.mT, self.inputs.reshape(models, grads.shape[1], -1))
         if self.bias_sum is not None:
             self.bias_sum.add_(grads.sum(1))
@@ -159,12 +159,11 @@ class Stored:
 
     def record_norms(self) -> Tensor:
         """Squared norms of rows."""
-        return torch.linalg.vector_norm(self.rows, dim=1).square_()
+        return squared_norms(self.rows)
 
     def unit_norms(self, segments: Segments, record_norms: Tensor) -> Tensor:
         """Squared norms of the units' sums."""
-        squares = torch.linalg.vector_norm(segments.add_up(self.rows), dim=1).square_()
-        return charged(squares, segments.add_up(record_norms.sqrt()))
+        return charged(squared_norms(segments.add_up(self.rows)), segments.add_up(record_norms.sqrt()), self.rows.dtype)
 
     def mask(self, keep: Tensor) -> None:
         """Rows of zeros."""
@@ -174,23 +173,35 @@ class Stored:
         """One matrix-vector product per model."""
         models = len(self.total)
         rows = self.rows.view(models, -1, self.rows.shape[1])
-        self.total.unsqueeze(1).baddbmm_(weight.view(models, 1, -1), rows)
+        self.total.unsqueeze(1).baddbmm_(weight.to(rows.dtype).view(models, 1, -1), rows)
 
 
-def charged(squares: Tensor, parts: Tensor) -> Tensor:
-    """(M,) squared norms of sums, with `ROUNDINGS` of what was added up on top; `parts` (M,) sums of the parts' norms.
-    May write to both."""
-    return squares.clamp_(min=0.0).add_(parts.square_(), alpha=ROUNDINGS * torch.finfo(squares.dtype).eps)
+def squared_norms(rows: Tensor) -> Tensor:
+    """(..., D) -> (...) in float64: float32 loses 1e-4 of a million equal values, and squares leave its range."""
+    if rows.is_cuda:
+        return torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float64).square_()
+    # torch would copy the rows to float64 first.
+    flat = rows.reshape(-1, rows.shape[-1])
+    found = torch.empty(len(flat), dtype=torch.float64)
+    kernels.row_squares(flat.numpy(), found.numpy())
+    return found.view(rows.shape[:-1])
+
+
+def charged(squares: Tensor, parts: Tensor, dtype: torch.dtype) -> Tensor:
+    """(M,) squared norms of sums, with `ROUNDINGS` of what was added up on top; `parts` (M,) sums of the parts' norms,
+    which were added up in `dtype`. May write to both."""
+    return squares.clamp_(min=0.0).add_(parts.square_(), alpha=ROUNDINGS * torch.finfo(dtype).eps)
 
 
 def clip_weights(
     entries: Sequence[Entry], clipping_norm: float, segments: Segments | None, always_mask: bool
 ) -> tuple[Tensor, Tensor]:
     """(N,) what each row's gradient is multiplied by so that no unit's norm exceeds `clipping_norm`, and (N,) bool
-    whether its gradient is finite. Rows that are not finite are set to zero in the entries.
+    whether its gradient is finite. Rows that are not finite are set to zero in the entries; a unit whose norm is not
+    counts as not finite, and its factor is 0.
 
     `always_mask` avoids asking whether any row is not finite, for which a GPU would have to wait. The factor is that
-    of Opacus, min(1, C / (norm + 1e-6)).
+    of Opacus, min(1, C / (norm + 1e-6)), in float64.
     """
     norms = [entry.record_norms() for entry in entries]
     squares = norms[0] if len(norms) == 1 else torch.stack(norms).sum(0)
@@ -199,18 +210,20 @@ def clip_weights(
         for entry in entries:
             entry.mask(finite)
         norms = [norm.masked_fill(~finite, 0.0) for norm in norms]
-        factors, _, _ = _factors(squares.masked_fill(~finite, 0.0), clipping_norm)
     if segments is None:
         return factors, finite
     units = [entry.unit_norms(segments, norm) for entry, norm in zip(entries, norms, strict=True)]
-    factors, _, _ = _factors(torch.stack(units).sum(0), clipping_norm)
-    return factors[segments.unit], finite
+    factors, sound, _ = _factors(torch.stack(units).sum(0), clipping_norm)
+    return factors[segments.unit], finite & sound[segments.unit]
 
 
 def _factors(squares: Tensor, clipping_norm: float) -> tuple[Tensor, Tensor, bool]:
-    """(M,) factors, (M,) bool whether finite, and on a CPU whether all are."""
+    """(M,) factors, 0 where the square is no number from 0 to infinity; (M,) bool where it is; whether all are (False
+    where asking would take long)."""
     if squares.is_cuda:
-        return (clipping_norm / (squares.sqrt() + 1e-6)).clamp_(max=1.0), squares.isfinite(), False
-    factors, finite = torch.empty_like(squares), torch.empty(len(squares), dtype=torch.bool)
-    all_finite = kernels.clip_factors(squares.numpy(), clipping_norm, factors.numpy(), finite.numpy())
-    return factors, finite, all_finite
+        sound = squares.isfinite() & (squares >= 0)
+        factors = (clipping_norm / (squares.sqrt() + 1e-6)).clamp_(max=1.0)
+        return factors.masked_fill(~sound, 0.0), sound, False
+    factors, sound = torch.empty_like(squares), torch.empty(len(squares), dtype=torch.bool)
+    all_sound = kernels.clip_factors(squares.numpy(), clipping_norm, factors.numpy(), sound.numpy())
+    return factors, sound, all_sound
