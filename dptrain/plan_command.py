@@ -27,8 +27,9 @@ from dptrain.config import Config, ModelConfig
 from dptrain.errors import DptrainError
 from dptrain.progress import format_duration
 from dptrain.seeding import numpy_stream
+from dptrain.study.arm_record import BASELINE, config_of
 from dptrain.study.cost import Cost, study_cost
-from dptrain.study.folder import BASELINE, StudyFolder, config_of
+from dptrain.study.folder import StudyFolder
 from dptrain.study.runner import num_cores
 from dptrain.study.trial import KINDS, Trial, timed_trial
 from dptrain.training.arms import arm_from_label

@@ -32,7 +32,7 @@ HEADLINE = "f_dp_one_run"
 
 
 class CanariesLike(Protocol):
-    """What the models of an arm answer on the canaries (`dptrain.study.folder.Canaries`)."""
+    """What the models of an arm answer on the canaries (`dptrain.study.arm_record.Canaries`)."""
 
     @property
     def logits(self) -> NDArray[np.float32]: ...

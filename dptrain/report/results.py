@@ -28,7 +28,7 @@ HEADLINE_THRESHOLD = 0.9
 
 
 class ArmLike(Protocol):
-    """What the analysis asks of an arm (`dptrain.study.folder.ArmRecord`)."""
+    """What the analysis asks of an arm (`dptrain.study.arm_record.ArmRecord`)."""
 
     @property
     def label(self) -> str: ...

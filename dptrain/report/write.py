@@ -27,8 +27,9 @@ from dptrain.report.restricted import write_restricted
 from dptrain.report.results import StudyResult
 from dptrain.report.suppression import Rule
 from dptrain.report.tradeoff import tradeoff_csv, tradeoff_json
+from dptrain.study.arm_record import REFUTED
 from dptrain.study.atomic import write_bytes, write_text
-from dptrain.study.folder import REFUTED, StudyFolder
+from dptrain.study.folder import StudyFolder
 
 PAGES = "report"
 """Folder of the report's pages in a study."""

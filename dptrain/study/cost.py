@@ -7,7 +7,7 @@ import math
 
 from dptrain.cohorts.cohort import Cohort
 from dptrain.config import Config
-from dptrain.study.folder import BASELINE
+from dptrain.study.arm_record import BASELINE
 from dptrain.study.trial import Trial
 from dptrain.training.arms import arm_from_label
 

@@ -14,7 +14,6 @@ Everything below `restricted/` has mode 0600.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import time
@@ -28,32 +27,18 @@ from numpy.typing import NDArray
 from dptrain import __version__
 from dptrain.cohorts.cohort import Cohort
 from dptrain.cohorts.membership import draw_membership
-from dptrain.config import Config, ModelConfig, parse_config
+from dptrain.config import Config, parse_config
 from dptrain.errors import StudyError
-from dptrain.seeding import stream_seed
 from dptrain.study import growth
-from dptrain.study.atomic import make_folder, write_array, write_json
+from dptrain.study.arm_record import BASELINE, ArmRecord, Canaries
+from dptrain.study.atomic import write_array, write_json
 from dptrain.study.blocks import block_models, block_path, num_blocks, read_block
 from dptrain.study.claims import Watch, claim
+from dptrain.study.cohort_files import cohort_summary, read_cohort, write_cohort
 from dptrain.study.frozen import difference, fingerprint, freeze
 from dptrain.training.arms import arm_from_label
 
 SCHEMA = 1
-BASELINE = "baseline/"
-"""Before the label of an arm: the logistic regressions that stand beside it."""
-COHORT_WORDS = (
-    "name",
-    "task",
-    "label_names",
-    "feature_names",
-    "outside_dp",
-    "warnings",
-    "simulated",
-    "num_canaries",
-)
-"""What of a cohort is no array."""
-REFUTED = "refuted.txt"
-"""File in an arm's folder: this arm's epsilon does not hold, and why."""
 POLL_S = 0.5
 log = logging.getLogger(__name__)
 OWN_ENTRIES = {
@@ -67,51 +52,6 @@ OWN_ENTRIES = {
     "tensorboard",
     "dptrain.log",
 }
-
-
-@dataclass(frozen=True)
-class ArmRecord:
-    """One arm of a study as its folder knows it."""
-
-    label: str
-    """none, matched, clip, eps=8, tpr=0.05@fpr=0.01, adv=0.1."""
-    target_epsilon: float | None
-    """Asked for; None without DP, and where an attack's success was asked for (the label says which)."""
-    epsilon: float | None
-    """Spent by each model, as accounted; None without DP."""
-    delta: float | None
-    """None without DP."""
-    noise_multiplier: float | None
-    """None for none and matched, 0 for clip."""
-    sampling_rate: float | None
-    """None for none."""
-    num_steps: int
-    """Steps of each model."""
-    clipping_norm: float | None
-    """None for none and matched."""
-    unit: str
-    """patient or record."""
-    num_parameters: int
-    """Trainable parameters of a model."""
-    accounting: dict[str, Any] | None
-    """Epsilon by each accountant; None without DP."""
-    mechanism: dict[str, Any] | None
-    """All parameters of the mechanism; None for none."""
-    patient_level: dict[str, Any] | None = None
-    """With records as the unit: `records` and `epsilon` of patients with all their records at p50, p90, p99 and max.
-    RESTRICTED to the house as a statistic of private data; None otherwise."""
-
-
-@dataclass(frozen=True)
-class Canaries:
-    """The canaries of an arm."""
-
-    logits: NDArray[np.float32]
-    """(M, C, K)"""
-    labels: NDArray[Any]
-    """(C,) or (C, L)"""
-    membership: NDArray[np.bool_]
-    """(M, C)"""
 
 
 @dataclass(frozen=True)
@@ -186,7 +126,7 @@ class StudyFolder:
         from dptrain.training.choose_speed import choose_speed  # brings torch, which reading a study does not need
 
         speed = choose_speed(config, cohort)
-        _write_cohort(path, cohort)
+        write_cohort(path, cohort)
         num_models = config.fleet.num_models
         if not num_models:
             block_size = config.fleet.block_size
@@ -205,7 +145,7 @@ class StudyFolder:
             "fingerprint": fingerprint(settings),
             "block_size": config.fleet.block_size,
             "speed": speed.to_dict(),
-            "cohort": _cohort_summary(cohort),
+            "cohort": cohort_summary(cohort),
         }
         write_json(path / "study.json", info)
         return cls(path, settings, _with_fleet(path, info))
@@ -262,7 +202,7 @@ class StudyFolder:
 
     def training_cohort(self) -> Cohort:
         """What models are trained on: the patients, then the canaries."""
-        return _read_cohort(self.path)
+        return read_cohort(self.path)
 
     def membership(self) -> NDArray[np.bool_]:
         """(M, P_train); columns are `cohort().train_patients`."""
@@ -384,59 +324,3 @@ def _check_unused(path: Path) -> None:
             f"study.dir={path} is not empty and not a study (it holds {', '.join(foreign[:3])}"
             f"{', ...' if len(foreign) > 3 else ''}). Choose an empty or new folder with study.dir=DIR."
         )
-
-
-def config_of(config: Config, label: str) -> Config:
-    """The configuration of an arm's models, or of the baseline beside it: logistic regression with its own recipe, in a
-    seed tree of its own, so that it shares no noise with the arm."""
-    if not label.startswith(BASELINE):
-        return config
-    return dataclasses.replace(
-        config,
-        model=ModelConfig("linear"),
-        training=dataclasses.replace(config.training, private=config.baseline.recipe),
-        seed=stream_seed(config.seed, "baseline"),
-    )
-
-
-def _cohort_summary(training_cohort: Cohort) -> dict[str, Any]:
-    cohort = training_cohort.without_canaries()
-    return {
-        "name": cohort.name,
-        "fingerprint": cohort.fingerprint(),
-        "task": cohort.task,
-        "num_records": cohort.num_records,
-        "num_patients": cohort.num_patients,
-        "num_train_patients": len(cohort.train_patients),
-        "num_canaries": training_cohort.num_canaries,
-        "label_names": list(cohort.label_names),
-        "groups": sorted(cohort.groups),
-        "outside_dp": list(cohort.outside_dp),
-        "warnings": list(cohort.warnings),
-        "simulated": cohort.simulated,
-    }
-
-
-def _write_cohort(path: Path, cohort: Cohort) -> None:
-    folder = path / "restricted" / "cohort"
-    make_folder(folder)
-    for name in ("features", "labels", "patient", "is_test", "patient_ids"):
-        write_array(folder / f"{name}.npy", getattr(cohort, name))
-    for index, name in enumerate(sorted(cohort.groups)):
-        write_array(folder / f"group_{index}.npy", cohort.groups[name])
-    words = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name in COHORT_WORDS
-        for value in [getattr(cohort, name)]
-    }
-    write_json(folder / "cohort.json", {**words, "groups": sorted(cohort.groups)})
-
-
-def _read_cohort(path: Path) -> Cohort:
-    folder = path / "restricted" / "cohort"
-    words = json.loads((folder / "cohort.json").read_text())
-    groups = {name: np.load(folder / f"group_{index}.npy") for index, name in enumerate(words.pop("groups"))}
-    arrays = {name: np.load(folder / f"{name}.npy") for name in ("labels", "patient", "is_test", "patient_ids")}
-    features = np.load(folder / "features.npy", mmap_mode="r")
-    words = {name: tuple(value) if isinstance(value, list) else value for name, value in words.items()}
-    return Cohort(features=features, groups=groups, **arrays, **words)

@@ -27,9 +27,10 @@ from dptrain.privacy.mechanism import Mechanism
 from dptrain.privacy.patient_level import cohort_patient_level
 from dptrain.privacy.verify import void_reasons
 from dptrain.study import growth
+from dptrain.study.arm_record import BASELINE, ArmRecord, config_of
 from dptrain.study.atomic import write_array, write_json
 from dptrain.study.blocks import block_path, is_sound
-from dptrain.study.folder import BASELINE, ArmRecord, StudyFolder, config_of
+from dptrain.study.folder import StudyFolder
 from dptrain.study.workers import train_blocks
 from dptrain.training.arms import Arm, arm_from_label, arms_of_run, build_mechanism
 from dptrain.training.augment import check_operations

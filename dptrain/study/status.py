@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from dptrain.study.arm_record import REFUTED
 from dptrain.study.blocks import claim_base
 from dptrain.study.claims import Watch, newest_claim, owner_words
-from dptrain.study.folder import REFUTED, StudyFolder
+from dptrain.study.folder import StudyFolder
 
 
 def status_text(path: Path) -> str:

@@ -28,9 +28,10 @@ from dptrain.errors import DptrainError, StudyError
 from dptrain.privacy.mechanism import Mechanism
 from dptrain.progress import Progress
 from dptrain.study import claims
+from dptrain.study.arm_record import BASELINE, config_of
 from dptrain.study.blocks import block_path, claim_base, is_sound, set_aside_if_damaged, write_block
 from dptrain.study.claims import Watch, claim, local_owner, newest_claim, remove_dead
-from dptrain.study.folder import BASELINE, StudyFolder, config_of
+from dptrain.study.folder import StudyFolder
 from dptrain.training.allocator import keep_freed_memory
 from dptrain.training.arms import arm_from_label
 from dptrain.training.fleet import FleetData, train_fleet_block

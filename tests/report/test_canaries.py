@@ -18,7 +18,7 @@ from dptrain.report.page.tables import mechanism
 from dptrain.report.results import LowerBoundResult
 from dptrain.report.tradeoff import as_dict as tradeoff_dict
 from dptrain.report.tradeoff import tradeoff_csv
-from dptrain.study.folder import Canaries
+from dptrain.study.arm_record import Canaries
 from tests.report.fake_study import EPS_3, NONE, FakeStudy, document_for
 
 NUM = 64
