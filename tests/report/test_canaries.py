@@ -14,7 +14,7 @@ from dptrain.report.analysis import analyse
 from dptrain.report.canaries import as_dict, bound_of_release, contradiction
 from dptrain.report.contradictions import GuaranteeRefuted
 from dptrain.report.disclosure import Rule, for_release
-from dptrain.report.page.tables import mechanism
+from dptrain.report.page.setting_tables import mechanism
 from dptrain.report.results import LowerBoundResult
 from dptrain.report.tradeoff import as_dict as tradeoff_dict
 from dptrain.report.tradeoff import tradeoff_csv

@@ -13,14 +13,14 @@ from matplotlib.patches import Patch
 from dptrain.report.charts import Look, looks
 from dptrain.report.compare import Comparison, PairedArm
 from dptrain.report.document import Arm, Document
-from dptrain.report.page.figures import NARROW, WIDE, Drawn
 from dptrain.report.page.finding import at_least, within_chance
 from dptrain.report.page.markdown import escaped, section_lines
 from dptrain.report.page.numbers import count, epsilon, figure, percent
 from dptrain.report.page.render import environment
+from dptrain.report.page.scene import NARROW, WIDE, Drawn
 from dptrain.report.page.sections import Section
 from dptrain.report.page.svg import BAND, GRID, PAPER, QUIET, STYLE, arm_color, arm_variables, new_figure, to_svg
-from dptrain.report.page.tables import Table
+from dptrain.report.page.table import Table
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7a6a00", "#56B4E9", "#4d4d4d")
 INTERNAL = "For internal use. This page holds small numbers of patients and is not under disclosure control."

@@ -7,7 +7,7 @@ import re
 from dptrain.report.document import Document
 from dptrain.report.page.finding import finding
 from dptrain.report.page.sections import Section
-from dptrain.report.page.tables import Table
+from dptrain.report.page.table import Table
 
 INTERNAL = (
     "For internal use. This page holds small numbers of patients and figures of single ones: do not pass it on. What "

@@ -9,9 +9,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from dptrain.report.document import Document
-from dptrain.report.page.figures import arm_looks
 from dptrain.report.page.finding import finding
 from dptrain.report.page.markdown import INTERNAL, markdown_page
+from dptrain.report.page.scene import arm_looks
 from dptrain.report.page.sections import Section, sections
 from dptrain.report.page.svg import arm_variables
 from dptrain.report.repeat import FOLDER, settings_file

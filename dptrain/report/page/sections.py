@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dptrain.report.document import Document
-from dptrain.report.page import figures, tables
-from dptrain.report.page.figures import Drawn, Panel, draw, forest
-from dptrain.report.page.tables import Table
+from dptrain.report.page import figures, rows, setting_tables, tables
+from dptrain.report.page.rows import Panel, forest
+from dptrain.report.page.scene import Drawn, draw
+from dptrain.report.page.table import Table
 
 WORDS = {
     "tradeoff": "Up is better diagnosis, left is less risk: the best place is the top left corner. Inside the grey "
@@ -65,7 +66,7 @@ def sections(document: Document) -> tuple[Section, ...]:
         _mechanism(document),
         Section("not-tested", "What was not tested", items=document.not_tested),
         _repeat(document),
-        Section("words", "The words used here", tables=(tables.glossary(document),)),
+        Section("words", "The words used here", tables=(setting_tables.glossary(document),)),
     ]
     return tuple(one for one in found if one is not None)
 
@@ -153,7 +154,7 @@ def _groups(document: Document) -> Section | None:
         return None
     title = "Groups of patients: risk and performance, before and with privacy"
     drawn, caption, described = _picture(
-        document, "groups", title, figures.groups, "Rows are groups; columns are risk and performance."
+        document, "groups", title, rows.groups, "Rows are groups; columns are risk and performance."
     )
     return Section("groups", title, (), drawn, caption, described, tables.groups(document))
 
@@ -163,7 +164,7 @@ def _access(document: Document) -> Section | None:
         return None
     title = "Would it be enough to let the model say less?"
     drawn, caption, described = _picture(
-        document, "access", title, figures.access, "Rows are what the model answers; marks are levels of privacy."
+        document, "access", title, rows.access, "Rows are what the model answers; marks are levels of privacy."
     )
     after = (
         "Saying less never protects as differential privacy does: it limits neither other attackers nor an attacker "
@@ -204,7 +205,7 @@ def _mechanism(document: Document) -> Section:
         "mechanism",
         "How privacy was made, and how it was accounted",
         before,
-        tables=tables.mechanism(document),
+        tables=setting_tables.mechanism(document),
         after=after,
     )
 
@@ -225,7 +226,7 @@ def _repeat(document: Document) -> Section:
             "this page.",
         ),
         code=repeat.commands,
-        tables=(tables.settings(repeat.settings),),
+        tables=(setting_tables.settings(repeat.settings),),
     )
 
 
