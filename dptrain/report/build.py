@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dptrain import __version__
 from dptrain.audit.interval import Interval
 from dptrain.audit.subgroups import GroupRisk
-from dptrain.report.analysis import PAIRED_THRESHOLDS
+from dptrain.report.arm_risk import PAIRED_THRESHOLDS
 from dptrain.report.canaries import as_dict as bound_as_dict
 from dptrain.report.details import ACCESS_FPR, ArmDetails
 from dptrain.report.document import (

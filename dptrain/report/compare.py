@@ -22,7 +22,8 @@ from dptrain.attacks.twins import model_units
 from dptrain.audit.matched import paired_difference
 from dptrain.audit.patients import patient_evidence
 from dptrain.errors import StudyError
-from dptrain.report.analysis import PAIRED_THRESHOLDS, analyse, num_resamples, records_of
+from dptrain.report.analysis import analyse, records_of
+from dptrain.report.arm_risk import PAIRED_THRESHOLDS, num_resamples
 from dptrain.report.build import BOTH, TEST_AND_MODELS, beyond, document_of, figure_of, number_of
 from dptrain.report.document import Document, Paired
 from dptrain.report.leaves import Count, plain

@@ -14,7 +14,7 @@ from dptrain.attacks.protocol import default_attack
 from dptrain.cohorts.membership import draw_membership
 from dptrain.privacy.tradeoff import TradeOff, tradeoff
 from dptrain.report import contradictions as module
-from dptrain.report.analysis import _attack_result
+from dptrain.report.arm_risk import attack_result
 from dptrain.report.contradictions import GuaranteeRefuted, contradictions, pairs_won
 from dptrain.report.results import ArmResult, CapResult, Estimate, StudyResult
 
@@ -31,7 +31,7 @@ def gaussian_cap(mu: float) -> CapResult:
 def observed(arm: ArmResult, signals_MP: NDArray[np.float64], membership: NDArray[np.bool_]) -> ArmResult:
     """The arm with the attack's figures on these signals; one record per patient."""
     patient = np.arange(signals_MP.shape[1])
-    attack, _ = _attack_result(default_attack(len(membership)), signals_MP, membership, patient)
+    attack, _ = attack_result(default_attack(len(membership)), signals_MP, membership, patient)
     return replace(arm, attack=attack)
 
 
