@@ -16,7 +16,7 @@ from dptrain.models.registry import build_model
 from dptrain.privacy.engine import PrivateEngine
 from dptrain.privacy.fused import unsupported_layers
 from dptrain.privacy.fused.convolution import register_convolution
-from dptrain.privacy.fused.single import BlockProbe, LonelyProbe, StackedProbe
+from dptrain.privacy.fused.single import BlockProbe, GpuProbe, LonelyProbe
 from dptrain.privacy.fused.stack import Stack
 from dptrain.privacy.preflight import EngineFactory
 from dptrain.training.losses import RECORD_LOSSES
@@ -46,7 +46,7 @@ class EngineChoice:
         if self.name == "opacus":
             return PrivateEngine
         if self.on_gpu:
-            return StackedProbe
+            return GpuProbe
         return BlockProbe if self.stackable else LonelyProbe
 
 

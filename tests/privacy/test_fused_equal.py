@@ -205,6 +205,20 @@ def test_layers(name, unit_sizes, clipping_norm, seed, max_records):
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_float32_is_float64_rounded(name):
+    """What fleets train in."""
+    _, _, shape, task = MODELS[name]
+    loss, outputs = LOSSES[task]
+    models = [build(name, seed) for seed in range(2)]
+    batches = [batch(shape, [2, 1, 3], outputs, seed, task) for seed in range(2)]
+    exact, _, _ = fused_updates(models, batches, mechanism(0.5), loss)
+    small = [(x.float(), y.float() if y.is_floating_point() else y, owner) for x, y, owner in batches]
+    found, _, _ = fused_updates([copy.deepcopy(model).float() for model in models], small, mechanism(0.5), loss)
+    assert found.dtype == torch.float32
+    assert float((found - exact).norm()) <= 1e-4 * float(exact.norm())
+
+
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("unit_sizes", [[[1] * 5], [[3, 1, 2], [1, 1, 1, 1], []]], ids=["records", "patients"])
 @pytest.mark.parametrize("clipping_norm", [1e6, 0.05])
 def test_models_of_the_house(name, unit_sizes, clipping_norm):

@@ -15,7 +15,7 @@ from dptrain.privacy.fused import engine as fused_engine
 from dptrain.privacy.fused import kernels, linear, norms, tape
 from dptrain.privacy.fused.chain import ChainEntry
 from dptrain.privacy.fused.engine import FusedEngine, Given, UnitBatch
-from dptrain.privacy.fused.single import BlockProbe, LonelyProbe
+from dptrain.privacy.fused.single import BlockProbe, GpuProbe, LonelyProbe
 from dptrain.privacy.fused.stack import Stack
 from dptrain.privacy.ledger import shared_noise
 from dptrain.privacy.mechanism import Mechanism
@@ -320,13 +320,33 @@ def test_a_broken_entry_is_refused(monkeypatch, entry):
     assert "it failed with" not in report.findings[0].what, "the mutant only crashes"
 
 
-@pytest.mark.parametrize("device, sees", [("cpu", False), ("cuda", True)])
-def test_a_study_on_a_gpu_is_looked_at_on_the_rules_it_will_use(monkeypatch, device, sees):
-    """A chain takes the loops on a CPU and the rules on a GPU: a rule that is broken matters for the latter."""
-    monkeypatch.setattr(linear.LinearRule, "backward", lambda self, saved, grads, need: None)
-    choice = EngineChoice("fused", stackable=True, on_gpu=device == "cuda")
-    report = look(choice.probe, {"gradients"}, chain)
-    assert bool(report.findings) is sees
+class CopyingProbe(BlockProbe):
+    """What `GpuProbe` does, on a CPU."""
+
+    copies = True
+
+
+@pytest.mark.parametrize("model", [stacked, chain])
+def test_a_probe_that_copies_sees_the_same(model):
+    report = look(CopyingProbe, model=model)
+    assert report.passed, [str(finding) for finding in report.findings]
+    assert report.measured["sensitivity"] == look(BlockProbe, model=model).measured["sensitivity"]
+
+
+def test_a_study_on_a_gpu_is_looked_at_there():
+    """Other code computes layers and noise there."""
+    assert EngineChoice("fused", stackable=True, on_gpu=True).probe is GpuProbe
+    assert EngineChoice("fused", stackable=True).probe is BlockProbe
+    assert EngineChoice("fused").probe is LonelyProbe
+    assert GpuProbe.device == "cuda"
+    assert GpuProbe.copies
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("model", [stacked, chain])
+def test_the_sound_engine_passes_every_check_on_a_gpu(model):
+    report = look(GpuProbe, model=model)
+    assert report.passed, [str(finding) for finding in report.findings]
 
 
 def run(sabotage=None, same_stream=False, model=chain):

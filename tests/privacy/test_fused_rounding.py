@@ -55,7 +55,7 @@ def largest_contribution(make, seeds=20) -> float:
     for seed in range(seeds):
         entry, segments = make(seed)
         factors, _ = clip_weights([entry], 1.0, segments, False)
-        entry.add_weighted(factors)
+        entry.add_weighted(factors.float())
         if isinstance(entry, Stored):
             squares = float(entry.total.double().square().sum())
         else:

@@ -142,7 +142,7 @@ class Chain:
         if self._tape.private:
             self._tape.entries.append(entry)
         else:
-            entry.add_weighted(torch.ones(rows, dtype=torch.float64))
+            entry.add_weighted(torch.ones(rows, dtype=features.dtype))
         return losses
 
 

@@ -157,6 +157,7 @@ class FusedEngine:
         with torch.no_grad():
             on_gpu = losses.is_cuda
             factors, finite = clip_weights(stack.tape.entries, self.clipping_norm, segments, on_gpu)
+            factors = factors.to(stack.values.dtype)
             for entry in stack.tape.entries:
                 entry.add_weighted(factors)
             stack.tape.clear()

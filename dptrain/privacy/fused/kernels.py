@@ -112,7 +112,7 @@ def add_weighted(
         after = parameter + outs * ins
         bias = np.zeros(outs, total.dtype)
         for n in range(rows):
-            weight = total.dtype.type(weights[n])
+            weight = weights[n]
             for d in range(outs):
                 value = g[n, d] * weight
                 g[n, d] = value

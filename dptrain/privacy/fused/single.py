@@ -25,11 +25,13 @@ PLACE = 1
 
 
 class BlockProbe:
-    """Steps of `model` through `optimizer`, made by a `FusedEngine` of `width` models."""
+    """Steps of `model` through `optimizer`, made by a `FusedEngine` of `width` models on `device`."""
 
     width = 3
     engine_type = FusedEngine
-    compiled_loops = True
+    device = "cpu"
+    copies = False
+    """Whether the stack trains a copy of the model, which gets the model's weights before every step."""
 
     def __init__(
         self,
@@ -41,12 +43,14 @@ class BlockProbe:
         is_member: NDArray[np.bool_],
     ) -> None:
         self._place = min(PLACE, self.width - 1)
+        device = torch.device(self.device)
         models, noises = [], []
         for row in range(self.width):
             other = row != self._place
-            models.append(_neighbour(model, row) if other else model)
-            noises.append(NoiseStream(1000 + row) if other else noise)
-        self._stack = Stack(models, self.compiled_loops)
+            mine = copy.deepcopy(model).to(device) if self.copies else model
+            models.append(_neighbour(model, row).to(device) if other else mine)
+            noises.append(noise_on(device, NoiseStream(1000 + row) if other else noise))
+        self._stack = Stack(models)
         members = np.stack([is_member] * self.width)
         self._engine = self.engine_type(self._stack, record_loss, mechanism, noises, members)
         self._optimizer, self._model = optimizer, model
@@ -60,16 +64,22 @@ class BlockProbe:
         self, features: Tensor, labels: Tensor, owner: Tensor, units: NDArray[np.int64], max_records: int
     ) -> float:
         """The neighbours get the same records backwards, without the last unit where there are two."""
+        values = self._stack.values
+        params = list(self._model.parameters())
+        if self.copies:
+            values[self._place].copy_(torch.cat([param.detach().flatten() for param in params]))
+        features, labels = features.to(values.device), labels.to(values.device)
         mine = UnitBatch(Given(features, labels), owner.numpy(), units)
         kept = owner.numpy() < max(len(units) - 1, 1)
-        rows = torch.from_numpy(np.flatnonzero(kept))
+        rows = torch.from_numpy(np.flatnonzero(kept)).to(values.device)
         backwards = Given(features.flip(0)[rows], labels.flip(0)[rows])
         other = UnitBatch(backwards, owner.numpy()[kept], units[: max(len(units) - 1, 1)])
         batches = [mine if row == self._place else other for row in range(self.width)]
         gradient, losses = self._engine.step(batches, max_records)
+        mine_only = gradient[self._place].to(params[0].device, copy=True)
         start = 0
-        for param in self._model.parameters():
-            param.grad = gradient[self._place, start : start + param.numel()].view(param.shape).clone()
+        for param in params:
+            param.grad = mine_only[start : start + param.numel()].view(param.shape)
             start += param.numel()
         self._optimizer.step()
         return float(losses[self._place])
@@ -81,10 +91,18 @@ class LonelyProbe(BlockProbe):
     width = 1
 
 
-class StackedProbe(BlockProbe):
-    """The same without compiled loops: the layers' rules, as on a GPU."""
+class GpuProbe(BlockProbe):
+    """The same where a study on a GPU trains: other code computes its layers and draws its noise."""
 
-    compiled_loops = False
+    device = "cuda"
+    copies = True
+
+
+def noise_on(device: torch.device, stream: NoiseStream) -> NoiseStream | torch.Generator:
+    """The stream on a CPU; elsewhere a generator of that device, seeded by the stream."""
+    if device.type == "cpu":
+        return stream
+    return torch.Generator(device).manual_seed(int(stream.name[:15], 16))
 
 
 def _neighbour(model: nn.Module, row: int) -> nn.Module:

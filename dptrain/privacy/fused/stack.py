@@ -22,11 +22,10 @@ from dptrain.privacy.fused.rules import RULES, Slot, Tape, unsupported_layers
 class Stack:
     """K models whose parameters are rows of `values` (K, P); `gradient` (K, P) holds sums of gradients.
 
-    The models given become views: training the stack trains them. `compiled_loops` lets chains of linear layers on a
-    CPU use them (`chain.py`).
+    The models given become views: training the stack trains them.
     """
 
-    def __init__(self, models: Sequence[nn.Module], compiled_loops: bool = True) -> None:
+    def __init__(self, models: Sequence[nn.Module]) -> None:
         problems = unsupported_layers(models[0])
         if problems:
             raise PrivacyError(["The fused engine cannot train this model:", *problems])
@@ -48,8 +47,7 @@ class Stack:
                 param.data = slots[name].value[row]
         self._forward = self._template(models[0], slots)
         self._chains: list[Chain] = []
-        may = compiled_loops and self.values.device.type == "cpu"
-        chain = chain_shape(models[0]) if may else None
+        chain = chain_shape(models[0]) if self.values.device.type == "cpu" else None
         if chain is not None:
             self._chains = [
                 Chain(chain, *rows, self.tape) for rows in zip(self.values, self.gradient, strict=True)

@@ -142,7 +142,7 @@ class Outer:
     def add_weighted(self, weight: Tensor) -> None:
         """One product per model."""
         models, outs = self.weight_sum.shape[:2]
-        grads = (self.grads * weight.to(self.grads.dtype).view(-1, 1, 1)).view(models, -1, outs)
+        grads = (self.grads * weight.view(-1, 1, 1)).view(models, -1, outs)
         self.weight_sum.baddbmm_(grads.mT, self.inputs.reshape(models, grads.shape[1], -1))
         if self.bias_sum is not None:
             self.bias_sum.add_(grads.sum(1))
@@ -173,7 +173,7 @@ class Stored:
         """One matrix-vector product per model."""
         models = len(self.total)
         rows = self.rows.view(models, -1, self.rows.shape[1])
-        self.total.unsqueeze(1).baddbmm_(weight.to(rows.dtype).view(models, 1, -1), rows)
+        self.total.unsqueeze(1).baddbmm_(weight.view(models, 1, -1), rows)
 
 
 def squared_norms(rows: Tensor) -> Tensor:
