@@ -16,7 +16,7 @@ from dptrain.errors import PrivacyError
 from dptrain.models.convolution import WSConv2d
 from dptrain.models.registry import build_model
 from dptrain.privacy.engine import PrivateEngine
-from dptrain.privacy.fused import RULES, unsupported_layers
+from dptrain.privacy.fused import RULES, convolution, norms, unsupported_layers
 from dptrain.privacy.fused import engine as fused_engine
 from dptrain.privacy.fused.engine import FusedEngine, Given, UnitBatch
 from dptrain.privacy.fused.stack import Stack
@@ -216,6 +216,16 @@ def test_float32_is_float64_rounded(name):
     found, _, _ = fused_updates([copy.deepcopy(model).float() for model in models], small, mechanism(0.5), loss)
     assert found.dtype == torch.float32
     assert float((found - exact).norm()) <= 1e-4 * float(exact.norm())
+
+
+@pytest.mark.parametrize("name", [name for name in LAYERS if "conv" in name or "group norm" in name])
+def test_layers_as_a_gpu_computes_them(name, monkeypatch):
+    for module in (convolution, norms):
+        monkeypatch.setattr(module, "is_on_cpu", lambda rows: False)
+    shape, make = LAYERS[name]
+    torch.manual_seed(0)
+    units = [[3, 1, 2], [1, 1, 1, 1], []]
+    check_equal([make().double() for _ in units], shape, "binary", units, 0.1, seed=0)
 
 
 @pytest.mark.parametrize("name", MODELS)

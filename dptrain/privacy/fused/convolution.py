@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import vjp, vmap
 
 from dptrain.privacy.fused import weight_tiles
-from dptrain.privacy.fused.layout import channels_first, channels_last
+from dptrain.privacy.fused.layout import channels_first, channels_last, is_on_cpu
 from dptrain.privacy.fused.rules import RULES, Rule, handles
 from dptrain.privacy.fused.tape import Stored
 
@@ -61,7 +61,7 @@ class ConvRule(Rule):
         """Outputs, and what `backward` reads."""
         weight, pull = self._weight()
         bias = self.slots.get("bias")
-        if inputs.is_cuda:
+        if not is_on_cpu(inputs):
             wide, joined = _beside(inputs, self.models), weight.flatten(0, 1)
             outputs = aten.convolution(
                 wide, joined, None if bias is None else bias.value.reshape(-1), *self.settings, False,
@@ -83,7 +83,7 @@ class ConvRule(Rule):
         inputs, wide, weight, pull = saved
         private = self.tape.private
         result: Tensor | None
-        if grads.is_cuda:
+        if not is_on_cpu(grads):
             grads = grads.contiguous()
             result, summed, _ = aten.convolution_backward(
                 _beside(grads, self.models), wide, weight, None, *self.settings, False, [0] * self.axes,
@@ -121,17 +121,17 @@ class ConvRule(Rule):
     def _leave_records(self, inputs: Tensor, grads: Tensor, pull: _Pull) -> None:
         """Weight gradients of all records; on a CPU channels of both arrays lie last."""
         slot = self.slots["weight"]
-        if not grads.is_cuda and self.groups == 1 and grads.shape[-1] >= weight_tiles.LANES:
+        if is_on_cpu(grads) and self.groups == 1 and grads.shape[-1] >= weight_tiles.LANES:
             tiles = self._tiles(inputs, grads)
             if pull is None:
                 kernel = range(3, slot.value.dim())
                 self.tape.entries.append(_Tiled(tiles.flatten(1), slot.gradient.permute(0, *kernel, 2, 1)))
                 return
             rows = tiles.permute(0, tiles.dim() - 1, tiles.dim() - 2, *range(1, tiles.dim() - 2)).flatten(1)
-        elif grads.is_cuda:
-            rows = self._grouped(inputs.contiguous(), grads)
-        else:
+        elif is_on_cpu(grads):
             rows = self._grouped(channels_first(inputs).contiguous(), channels_first(grads).contiguous())
+        else:
+            rows = self._grouped(inputs.contiguous(), grads)
         if pull is not None:
             rows = self._pulled(rows, pull)
         self.tape.entries.append(Stored(rows, slot.gradient.view(self.models, -1)))

@@ -5,6 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 
+def is_on_cpu(rows: Tensor) -> bool:
+    """Where channels lie last; a GPU takes the models of a stack side by side instead."""
+    return bool(rows.device.type == "cpu")
+
+
 def channels_last(rows: Tensor) -> Tensor:
     """(N, C, *positions) -> (N, *positions, C), contiguous; copied only if channels do not lie last already.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dptrain.privacy.fused import norm_kernels
-from dptrain.privacy.fused.layout import channels_first, channels_last
+from dptrain.privacy.fused.layout import channels_first, channels_last, is_on_cpu
 from dptrain.privacy.fused.rules import Rule, handles
 from dptrain.privacy.fused.tape import Stored
 
@@ -78,13 +78,13 @@ class GroupNormRule(_AffineRule):
     def __call__(self, inputs: Tensor) -> Tensor:
         """Outputs that are rectified already say so."""
         outputs = super().__call__(inputs)
-        outputs.is_rectified = self.rectifies and not inputs.is_cuda
+        outputs.is_rectified = self.rectifies and is_on_cpu(inputs)
         return outputs
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
         """Each row with the scale and shift of its model."""
         scale, shift = self.slots["weight"].value, self.slots["bias"].value
-        if not inputs.is_cuda:
+        if is_on_cpu(inputs):
             rows = channels_last(inputs)
             outputs, size = torch.empty_like(rows), len(rows)
             mean, rstd = rows.new_empty((size, self.groups)), rows.new_empty((size, self.groups))
@@ -105,7 +105,7 @@ class GroupNormRule(_AffineRule):
         """Scale: sum of g (x - mean) / sd over positions; shift: sum of g."""
         inputs, mean, rstd = saved
         scale, shift = self.slots["weight"].value, self.slots["bias"].value
-        if not grads.is_cuda:
+        if is_on_cpu(grads):
             grads, num = channels_last(grads), len(inputs)
             inner = torch.empty_like(inputs)
             of_scale, of_shift = inner.new_empty((num, scale.shape[1])), inner.new_empty((num, scale.shape[1]))
