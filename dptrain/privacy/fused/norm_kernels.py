@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from dptrain.compiled import compiled
 
 Array = NDArray[np.floating]
-_PIECE = 1024
-"""Numbers in a piece, at most."""
+_PIECE = 512
+"""Numbers in a piece, at most, unless a position has more: five arrays as long as a piece stay in the first cache."""
+_WHOLE_VECTORS = 16
+"""Pieces of so many positions leave no numbers over after the last vector."""
 
 
 @compiled
@@ -27,7 +29,7 @@ def normalize(
     rows, size = x.shape
     models, channels = scale.shape
     each, count, zero = channels // groups, size // groups, x.dtype.type(0)
-    piece = channels * max(1, min(_PIECE, size) // channels)
+    piece = channels * _positions(size // channels, channels)
     sums, gain, offset = np.empty(piece, x.dtype), np.empty(piece, x.dtype), np.empty(piece, x.dtype)
     for n in range(rows):
         model = n // (rows // models)
@@ -63,7 +65,7 @@ def normalize_back(
     models, channels = scale.shape
     groups = mean.shape[1]
     each, count, zero = channels // groups, size // groups, x.dtype.type(0)
-    piece = channels * max(1, min(_PIECE, size) // channels)
+    piece = channels * _positions(size // channels, channels)
     gain, offset, centre = np.empty(piece, x.dtype), np.empty(piece, x.dtype), np.empty(piece, x.dtype)
     straight, product = np.empty(piece, x.dtype), np.empty(piece, x.dtype)
     for n in range(rows):
@@ -105,6 +107,13 @@ def normalize_back(
             _combine(
                 grads[n, start:stop], x[n, start:stop], gain, offset, straight, product, centre, inner[n, start:stop]
             )
+
+
+@compiled
+def _positions(available: int, channels: int) -> int:
+    """Positions of a piece."""
+    most = max(1, min(_PIECE // channels, available))
+    return most - most % _WHOLE_VECTORS if most > _WHOLE_VECTORS else most
 
 
 @compiled
