@@ -45,7 +45,9 @@ from dptrain.training.losses import RECORD_LOSSES
 from dptrain.training.speed import SpeedConfig, set_libraries
 from dptrain.training.utility import auroc
 
-EVALUATION_BATCH = 8192
+EVALUATION_BATCH, EVALUATION_VALUES = 8192, 2**21
+"""Records that are predicted together, and numbers in them, at most: a layer of a network for images of 64 x 64 pixels
+has 16 times as many, and memory that a process gets for the first time is slow."""
 
 
 @dataclass(frozen=True)
@@ -293,7 +295,8 @@ def predict(model: nn.Module, features: Tensor) -> NDArray[np.float32]:
     """(N, K) logits in eval mode; the model's mode is put back."""
     training = model.training
     model.eval()
-    parts = [model(part) for part in features.split(EVALUATION_BATCH)]
+    num = max(min(EVALUATION_BATCH, EVALUATION_VALUES // max(features[:1].numel(), 1)), 1)
+    parts = [model(part) for part in features.split(num)]
     model.train(training)
     return torch.cat(parts).cpu().numpy().astype(np.float32)
 

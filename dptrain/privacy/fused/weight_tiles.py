@@ -24,7 +24,16 @@ from numpy.typing import NDArray
 from dptrain.compiled import compiled
 
 Array = NDArray[np.floating]
-_HAS_WIDE_VECTORS = bool(binding.get_host_cpu_features().get("avx512f"))
+
+
+def _has_wide_vectors() -> bool:
+    try:
+        return bool(binding.get_host_cpu_features().get("avx512f"))
+    except RuntimeError:  # a processor that LLVM cannot ask
+        return False
+
+
+_HAS_WIDE_VECTORS = _has_wide_vectors()
 LANES = 16 if _HAS_WIDE_VECTORS else 8
 """Output channels of a tile."""
 HIGH, MIDDLE, LOW = (24, 8, 3) if _HAS_WIDE_VECTORS else (10, 5, 3)
