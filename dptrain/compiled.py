@@ -6,17 +6,19 @@ where neither can be written every process compiles for itself, which takes some
 those of its own file only: numba would not notice a change of another.
 
 Sums may be added up in another order than written, so that they use vector instructions; NaN and infinity keep their
-meaning, because records with gradients that are not finite are found by them.
+meaning, because records with gradients that are not finite are found by them; a division by zero gives them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import llvmlite.binding as llvm
 import numba
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,17 +41,21 @@ def _compile(function: F, math: set[str]) -> F:
     compile_: Any = numba.njit
     before, config.CACHE_DIR = config.CACHE_DIR, str(_folder())
     try:
-        return cast(F, compile_(cache=True, fastmath=math)(function))
+        return cast(F, compile_(cache=True, fastmath=math, error_model="numpy")(function))
     except RuntimeError:  # no folder for the compiled code
-        return cast(F, compile_(fastmath=math)(function))
+        return cast(F, compile_(fastmath=math, error_model="numpy")(function))
     finally:
         config.CACHE_DIR = before
 
 
 def _folder() -> Path:
-    """Named after this file's content: numba looks at the file of a function only, and would take code that was
-    compiled by other rules."""
+    """Named after this file's content and the processor: numba looks at the file of a function only, and would take
+    code that was compiled by other rules, or sized for another processor's registers."""
     here = Path(__file__)
-    stamp = hashlib.sha256(here.read_bytes()).hexdigest()[:12]
+    try:
+        processor = llvm.get_host_cpu_name() + llvm.get_host_cpu_features().flatten()
+    except RuntimeError:  # a processor that LLVM cannot ask
+        processor = platform.machine()
+    stamp = hashlib.sha256(here.read_bytes() + processor.encode()).hexdigest()[:12]
     chosen = os.environ.get("NUMBA_CACHE_DIR")
     return (Path(chosen) if chosen else here.parent / "__pycache__") / f"compiled-{stamp}"

@@ -35,7 +35,7 @@ def test_numbers_that_are_not_finite_are_seen(bad):
 def test_without_a_folder_for_compiled_code(monkeypatch):
     asked = []
 
-    def njit(cache=False, fastmath=False):
+    def njit(cache=False, **settings):
         asked.append(cache)
         if cache:
             raise RuntimeError("cannot cache function: no locator available")
@@ -93,3 +93,13 @@ def test_compiled_functions_call_none_of_another_file():
             body = [node for statement in loop.body for node in ast.walk(statement)]
             called = {node.func.id for node in body if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
             assert not called & imported, (path, loop.name)
+
+
+@compiled
+def _inverse(value):
+    return 1.0 / value
+
+
+def test_a_division_by_zero_is_infinite():
+    """As in numpy: one odd record must not stop a training."""
+    assert _inverse(0.0) == np.inf

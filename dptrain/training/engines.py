@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 ON_ONE_MODEL = (nn.modules.conv._ConvNd,)
 """Layers that gain nothing from several models at a time on a CPU."""
 register_convolution(WSConv2d, standardize)
+SAME = 1e-2
+"""Losses and gradients of one batch in float32 may differ by this, relative to their norm."""
 
 
 @dataclass(frozen=True)
@@ -94,19 +97,45 @@ def _is_stackable(model: nn.Module) -> bool:
 
 
 def _trial(model: nn.Module, shape: tuple[int, ...], task: Task) -> list[str]:
-    """Problems that only a pass shows: a parameter used past its layer, a layer that is called twice."""
-    stack = Stack([model])
-    features = torch.zeros(2, *shape)
-    try:
-        with torch.random.fork_rng():
-            stack.forward_backward(features, _some_labels(stack, features, task), torch.ones(2), RECORD_LOSSES[task])
-    except Exception as error:
-        first = str(error).partition("\n")[0]
-        return [f"its forward pass does not fit ({type(error).__name__}: {first})"]
-    return []
+    """Problems that only a pass shows: a parameter used past its layer, a layer that is called twice, a forward pass
+    that cannot be followed and gives something else."""
+    model = copy.deepcopy(model).train()
+    generator = torch.Generator().manual_seed(0)
+    theirs = None
+    with torch.random.fork_rng():
+        for features in (torch.randn(3, *shape, generator=generator), torch.zeros(3, *shape)):
+            try:
+                theirs = _plain_gradient(model, features, task)
+            except Exception:  # the network takes no such records; the next may do
+                continue
+            break
+        try:
+            stack = Stack([copy.deepcopy(model)])
+            stack.tape.private = False
+            torch.manual_seed(0)
+            labels = _some_labels(model, features, task)
+            losses = stack.forward_backward(features, labels, torch.ones(3), RECORD_LOSSES[task])
+        except Exception as error:
+            first = str(error).partition("\n")[0]
+            return [f"its forward pass does not fit ({type(error).__name__}: {first})"]
+    ours = torch.cat([losses, stack.gradient[0]])
+    if theirs is None:
+        return ["its forward pass takes neither random records nor zeros"]
+    far = float((ours - theirs).norm()) / max(float(theirs.norm()), 1e-6)
+    return [f"its forward pass does not fit (losses and gradients differ by {far:.2g})"] if not far < SAME else []
 
 
-def _some_labels(stack: Stack, features: Tensor, task: Task) -> Tensor:
+def _plain_gradient(model: nn.Module, features: Tensor, task: Task) -> Tensor:
+    """(3 + P,) losses and the gradient of their sum, by autograd."""
+    torch.manual_seed(0)
+    labels = _some_labels(model, features, task)
+    losses = RECORD_LOSSES[task](model(features), labels)
+    grads = torch.autograd.grad(losses.sum(), list(model.parameters()), allow_unused=True)
+    parts = [torch.zeros_like(p) if g is None else g for g, p in zip(grads, model.parameters(), strict=True)]
+    return torch.cat([losses.detach(), *(part.flatten() for part in parts)])
+
+
+def _some_labels(model: nn.Module, features: Tensor, task: Task) -> Tensor:
     with torch.no_grad():
-        outputs = stack.models[0](features)
+        outputs = model(features)
     return torch.zeros_like(outputs) if task == "multilabel" else torch.zeros(len(features), dtype=torch.int64)

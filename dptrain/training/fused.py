@@ -169,7 +169,11 @@ def _plain_gradient(
             if all(start == stop for start, stop in ranges[lane]):
                 continue
             packed = pack(batches[lane], ranges[lane])
+            idle = [row for row, (start, stop) in enumerate(ranges[lane], lane.start) if start == stop]
+            before = stack.gradient[idle]
             found = stack.forward_backward(packed.features, packed.labels, packed.weights, record_loss, number)
+            # What a row of zeros may give (NaN) reaches no model without records.
+            stack.gradient[idle] = before
             losses[lane] += found.masked_fill_(packed.weights == 0, 0.0).view(len(batches[lane]), -1).sum(1)
     by = to_device(np.array(divisors), stack.values.device).to(stack.gradient.dtype)
     stack.gradient.div_(by[:, None])

@@ -72,7 +72,7 @@ def test_parts_that_cancel_stay_below_the_clipping_norm(make):
 @pytest.mark.parametrize("make", [outer_in_a_record, outer_in_a_unit])
 def test_without_the_charge_they_do_not(make, monkeypatch):
     """Mutant: the test above can fail."""
-    monkeypatch.setattr(tape, "charged", lambda squares, parts, dtype: squares.clamp_(min=0.0))
+    monkeypatch.setattr(tape, "charged", lambda squares, *others: squares.clamp_(min=0.0))
     assert largest_contribution(make) > 1.01
 
 
@@ -158,3 +158,67 @@ def test_the_ledger_measures_long_sums_of_equal_values():
     found, size = kernels.noise_squares(noised, clipped, 3.0)
     assert np.sqrt(size) == pytest.approx(np.linalg.norm(clipped.astype(float)), rel=1e-9)
     assert np.sqrt(found) < 1e-6 * np.sqrt(size)
+
+
+LARGE = {
+    "rules": lambda size: nn.Linear(size, 1, bias=False),
+    "loops": lambda size: nn.Sequential(nn.Linear(size, 1, bias=False)),
+    "tiles": lambda size: nn.Sequential(nn.Conv1d(1, 16, 1, bias=False), nn.Flatten(), nn.Linear(16 * size, 1)),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("clipping_norm", [1.0, 0.01, 1e-3])
+@pytest.mark.parametrize("value", [1e18, 1e30, 1e37, 1e38, 2e38])
+def test_records_near_the_end_of_float32_are_clipped(name, clipping_norm, value):
+    """A clip weight below 1e-38 has few digits."""
+    size = 100 if name == "tiles" else 1000
+    torch.manual_seed(0)
+    model = LARGE[name](size)
+    with torch.no_grad():
+        for param in model.parameters():
+            param.mul_(1e-30)
+    features = value * (0.5 + torch.rand(1, 1, size)) / 1.5
+    features = features if name == "tiles" else features[:, 0]
+    moved = contribution(model, features, torch.zeros(1, dtype=int), np.zeros(1, int), clipping_norm)
+    assert moved <= 1 + 1e-5
+
+
+class Scaled(nn.Module):
+    """Gradients of GroupNorm only."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.GroupNorm(1, 8)
+
+    def forward(self, x):
+        return self.norm(x).sum((1, 2))[:, None]
+
+
+EQUAL_RECORDS = {
+    "outer": (lambda: nn.Linear(100, 1), torch.full((100,), 1.3235)),
+    "loops": (lambda: nn.Sequential(nn.Linear(100, 1)), torch.full((100,), 1 / 3)),
+    "stored": (Scaled, 0.7 * torch.randn(8, 9, generator=torch.Generator().manual_seed(1))),
+    "tiles": (lambda: nn.Sequential(nn.Conv1d(1, 16, 4, bias=False), nn.Flatten(), nn.Linear(16, 1)),
+              torch.full((1, 4), 1.3235)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EQUAL_RECORDS)
+@pytest.mark.parametrize("num", [300, 1500])
+def test_a_patient_with_many_equal_records_is_clipped(name, num):
+    """Every sum rounds as often as it has parts, here always the same way."""
+    make, record = EQUAL_RECORDS[name]
+    torch.manual_seed(0)
+    features = record.expand(num, *record.shape).contiguous()
+    moved = contribution(make(), features, torch.zeros(num, dtype=int), np.zeros(num, int), 0.013)
+    assert 0.99 < moved <= 1 + 1e-6
+
+
+def test_pairs_of_records_are_made_only_where_they_are_needed():
+    """100,000 records of one patient have 5e9 pairs."""
+    segments = Segments.build(np.zeros((1, 100_000), dtype=np.int64), torch.device("cpu"))
+    entry = Stored(torch.full((100_000, 1), 1e-3), torch.zeros(1, 1))
+    factors, _ = clip_weights([entry], 1.0, segments, False)
+    entry.add_weighted(factors.float())
+    assert float(entry.total[0, 0]) <= 1 + 1e-5

@@ -190,3 +190,79 @@ def test_what_it_does_not_know_goes_to_opacus_with_the_reason(caplog, name, word
 def test_every_model_of_the_house_is_fused(model, shape, stackable):
     choice = choose_engine(dataclasses.replace(config(), model=model), shape, 1, "binary")
     assert (choice.name, choice.stackable, choice.reasons) == ("fused", stackable, ())
+
+
+class Standardizing(nn.Module):
+    """Cannot stand a record of zeros."""
+
+    def __init__(self, input_shape, num_outputs):
+        super().__init__()
+        self.head = nn.Sequential(nn.Linear(input_shape[0], 4), nn.Tanh(), nn.Linear(4, num_outputs))
+
+    def forward(self, x):
+        return self.head((x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True))
+
+
+@pytest.mark.parametrize("label", ["none", "matched", "clip"])
+def test_padding_is_something_that_the_model_can_stand(data, label):
+    """Rows of weight 0 must not be NaN: 0 times NaN is NaN."""
+    sys.modules["fused_fleet_models"] = sys.modules[__name__]
+    settings = dataclasses.replace(config(), model=ModelConfig("fused_fleet_models:Standardizing", {}))
+    mech = None if label == "none" else cases.mechanism(clipping_norm=0.2)
+    for result in block(data, label, mech, settings, width=3):
+        assert np.isfinite(result.logits).all()
+
+
+def test_a_model_without_records_in_a_pass_keeps_its_sum():
+    from dptrain.privacy.fused.engine import Given, UnitBatch
+    from dptrain.privacy.fused.stack import Stack
+    from dptrain.training.fused import _plain_gradient
+    from dptrain.training.losses import binary_loss
+
+    models = [Standardizing((5,), 1) for _ in range(2)]
+    batches = []
+    for num in (3, 0):
+        features = torch.randn(num, 5, generator=torch.Generator().manual_seed(num))
+        owner = np.arange(num)
+        batches.append(UnitBatch(Given(features, torch.zeros(num, dtype=torch.int64)), owner, owner))
+    stack = Stack(models)
+    _plain_gradient(stack, binary_loss, batches, [1.0, 1.0], 10**6)
+    assert stack.gradient[0].isfinite().all()
+    assert float(stack.gradient[0].norm()) > 0
+    assert not stack.gradient[1].any()
+
+
+class Residual(nn.Module):
+    """What its forward pass reads after a normalisation depends on how it is called: `fx` sees the other way."""
+
+    def __init__(self, input_shape, num_outputs):
+        super().__init__()
+        self.conv, self.norm = nn.Conv1d(1, 4, 3, padding=1), nn.GroupNorm(2, 4)
+        self.relu, self.head = nn.ReLU(), nn.Linear(4 * input_shape[0], num_outputs)
+
+    def forward(self, x, residual=None):
+        h = self.norm(self.conv(x[:, None]))
+        h = torch.tanh(h) if residual is None else self.relu(h)
+        return self.head(h.flatten(1))
+
+
+class Own(nn.Module):
+    """A layer of the model has another forward pass than its class."""
+
+    def __init__(self, input_shape, num_outputs):
+        super().__init__()
+        self.body, self.relu = nn.Linear(input_shape[0], 4), nn.ReLU()
+        self.relu.forward = torch.sin
+        self.head = nn.Linear(4, num_outputs)
+
+    def forward(self, x):
+        return self.head(self.relu(self.body(x)))
+
+
+@pytest.mark.parametrize(("name", "words"), [("Residual", "differ by"), ("Own", "a forward pass of its own")])
+def test_what_cannot_be_followed_goes_to_opacus(name, words):
+    sys.modules["fused_fleet_models"] = sys.modules[__name__]
+    settings = dataclasses.replace(config(), model=ModelConfig(f"fused_fleet_models:{name}", {}))
+    choice = choose_engine(settings, (5,), 1, "binary")
+    assert choice.name == "opacus"
+    assert any(words in reason for reason in choice.reasons), choice.reasons

@@ -5,7 +5,7 @@ product. A unit's gradient is the mean of its records' (the losses are weighted 
 clipped once, records whose gradient or its square is not finite contribute 0, an empty batch is zero plus noise.
 
 Poisson batches have different sizes. A pass has as many rows for every model, a multiple of `PAD`; rows that no record
-fills are zeros with weight 0. Nothing is ever left out to make a batch fit.
+fills repeat one with weight 0. Nothing is ever left out to make a batch fit.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ class Packed:
 
 
 def pack(batches: Sequence[UnitBatch], ranges: Sequence[tuple[int, int]]) -> Packed:
-    """Rows [start, stop) of each model's records, padded with zeros to one multiple of `PAD`."""
+    """Rows [start, stop) of each model's records, padded with its first record to one multiple of `PAD`."""
     rows = rows_of(ranges)
     num = len(batches)
     features, labels = batches[0].records.like(num * rows)
@@ -252,12 +252,15 @@ def pack(batches: Sequence[UnitBatch], ranges: Sequence[tuple[int, int]]) -> Pac
     for model, (batch, (start, stop)) in enumerate(zip(batches, ranges, strict=True)):
         first, end = model * rows, (model + 1) * rows
         filled = first + stop - start
-        if filled < end:
-            features[filled:end].zero_()
-            labels[filled:end].zero_()
         if filled == first:
+            features[first:end].zero_()
+            labels[first:end].zero_()
             continue
         batch.records.fill(start, stop, features[first:filled], labels[first:filled])
+        if filled < end:
+            # A record of zeros may be one that the model cannot stand, and 0 times NaN is NaN.
+            features[filled:end] = features[first]
+            labels[filled:end] = labels[first]
         if batch.is_single:
             weights[first:filled].fill_(1.0)
         else:

@@ -21,15 +21,20 @@ Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 
+LARGEST = 2.0**200
+"""Squared norm above which a row counts as not finite. Its clip weight, or the weight times a factor of its gradient,
+would be a float32 below 1e-38, which has few digits: rounded up it lets the row move the sum by more than C."""
+
+
 @compiled
 def row_squares(rows: Array, squares: Array) -> None:
-    """squares (N,) of the norms of rows (N, D)."""
+    """squares (N,) of the norms of rows (N, D); infinite above `LARGEST`, and for NaN."""
     for n in range(rows.shape[0]):
         total = 0.0
         for d in range(rows.shape[1]):
             value = np.float64(rows[n, d])
             total += value * value
-        squares[n] = total
+        squares[n] = total if total <= LARGEST else np.inf
 
 
 @compiled
@@ -131,11 +136,11 @@ def add_weighted(
 
 @compiled
 def clip_factors(squares: Array, clipping_norm: float, factors: Array, finite: Flags) -> bool:
-    """factors (N,) min(1, C / (norm + 1e-6)) of squared norms (N,), 0 where a square is not finite or negative;
-    finite (N,) says where it is neither, and the result whether that is so everywhere."""
+    """factors (N,) min(1, C / (norm + 1e-6)) of squared norms (N,), 0 where a square is not in [0, `LARGEST`];
+    finite (N,) says where it is, and the result whether that is so everywhere."""
     bad = 0
     for n in range(squares.size):
-        finite[n] = np.isfinite(squares[n]) and squares[n] >= 0.0
+        finite[n] = 0.0 <= squares[n] <= LARGEST
         factors[n] = min(1.0, clipping_norm / (np.sqrt(squares[n]) + 1e-6)) if finite[n] else 0.0
         bad += not finite[n]
     return bad == 0

@@ -38,7 +38,10 @@ def pass_rectified(relu: nn.ReLU) -> None:
 
 def _is_rectified(users: Iterable[fx.Node], modules: dict[str, nn.Module]) -> bool:
     readers = list(users)
-    return len(readers) == 1 and readers[0].op == "call_module" and type(modules[str(readers[0].target)]) is nn.ReLU
+    if len(readers) != 1 or readers[0].op != "call_module":
+        return False
+    relu = modules[str(readers[0].target)]
+    return type(relu) is nn.ReLU and not (relu._forward_hooks or relu._forward_pre_hooks or relu._backward_hooks)
 
 
 class _Tracer(fx.Tracer):

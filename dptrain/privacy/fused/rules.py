@@ -129,6 +129,8 @@ def unsupported_layers(model: nn.Module) -> list[str]:
     owners: dict[int, str] = {}
     for name, module in model.named_modules():
         label = f"{name or 'the model itself'} ({type(module).__name__})"
+        if "forward" in vars(module):
+            found.append(f"{label} has a forward pass of its own")
         own = dict(module.named_parameters(recurse=False))
         if list(module.buffers(recurse=False)):
             found.append(f"{label} has buffers")

@@ -13,8 +13,10 @@ Shapes: K models, B records of each in a pass (padding included), N = K B rows, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -26,9 +28,10 @@ from dptrain.privacy.fused import kernels
 from dptrain.privacy.fused.transfer import to_device
 
 ROUNDINGS = 4.0
-"""Roundings of the dtype, relative to what was added up, that are charged to the squared norm of a sum: a unit whose
-records or tokens cancel is then scaled down too much rather than too little. With computed gradient G + e, where |e| is
-at most 2 eps S and S >= |G| is the sum of the parts' norms, (|G| + |e|)^2 <= |G|^2 + 4 eps S^2 up to terms in eps^2."""
+"""Roundings of the dtype, relative to what was added up, that are charged to the squared norm of a sum of one part: a
+unit whose records or tokens cancel is then scaled down too much rather than too little. With computed gradient G + e,
+where |e| is at most 2 eps S and S >= |G| is the sum of the parts' norms, (|G| + |e|)^2 <= |G|^2 + 4 eps S^2 up to terms
+in eps^2. A sum of n parts is rounded n times: twice, for its norm and for the clipped sum, by n eps S / 2 at most."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,10 @@ class Segments:
     """(N,) number of the unit of each row over all models; padding has a unit of its own at the end."""
     num: int
     """Units of all models, and one more for the padding."""
-    pairs: tuple[Tensor, Tensor]
-    """(M,), (M,) every two rows of the same unit, once."""
+    counts: NDArray[np.int64]
+    """(num,) rows of each unit; 0 for the padding."""
+    first: NDArray[np.int64]
+    """(num - 1,) first row of each unit."""
 
     @classmethod
     def build(cls, owner_KB: NDArray[np.int64], device: torch.device) -> Segments | None:
@@ -56,19 +61,24 @@ class Segments:
         unit = np.cumsum(starts) - 1
         num = int(starts.sum()) + 1
         unit[~real] = num - 1
-        counts = np.bincount(unit[real], minlength=num)
+        return cls(to_device(unit, device), num, np.bincount(unit[real], minlength=num), np.flatnonzero(starts))
+
+    @cached_property
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """(M,), (M,) every two rows of the same unit, once."""
         left, right = [], []
-        for size in np.unique(counts[counts > 1]):
-            begin = np.flatnonzero(starts)[np.flatnonzero(counts[:-1] == size)]
+        for size in np.unique(self.counts[self.counts > 1]):
+            begin = self.first[np.flatnonzero(self.counts[:-1] == size)]
             i, j = np.triu_indices(size, 1)
             left.append((begin[:, None] + i).ravel())
             right.append((begin[:, None] + j).ravel())
-        pairs = (np.concatenate(left), np.concatenate(right))
-        return cls(
-            to_device(unit, device),
-            num,
-            (to_device(pairs[0], device), to_device(pairs[1], device)),
-        )
+        device = self.unit.device
+        return to_device(np.concatenate(left), device), to_device(np.concatenate(right), device)
+
+    @cached_property
+    def roundings(self) -> Tensor:
+        """(num,) what `charged` charges to each unit's sum."""
+        return to_device(ROUNDINGS * np.maximum(self.counts, 1), self.unit.device)
 
     def add_up(self, rows: Tensor) -> Tensor:
         """(N, ...) -> (num, ...) sums over the rows of each unit."""
@@ -117,7 +127,8 @@ class Outer:
         left, right = segments.pairs
         cross = self._products(self.inputs[left], self.grads[left], self.inputs[right], self.grads[right])
         total = segments.add_up(record_norms).index_add_(0, segments.unit[left], cross, alpha=2.0)
-        return charged(total, segments.add_up(self._token_norms().sqrt().sum(1)), self.grads.dtype)
+        parts = segments.add_up(self._token_norms().sqrt().sum(1))
+        return charged(total, parts, self.grads.dtype, segments.roundings)
 
     def _token_norms(self) -> Tensor:
         """(N, T) squared norm of each token's part, |g_t|^2 (|a_t|^2 [+ 1])."""
@@ -163,7 +174,8 @@ class Stored:
 
     def unit_norms(self, segments: Segments, record_norms: Tensor) -> Tensor:
         """Squared norms of the units' sums."""
-        return charged(squared_norms(segments.add_up(self.rows)), segments.add_up(record_norms.sqrt()), self.rows.dtype)
+        parts = segments.add_up(record_norms.sqrt())
+        return charged(squared_norms(segments.add_up(self.rows)), parts, self.rows.dtype, segments.roundings)
 
     def mask(self, keep: Tensor) -> None:
         """Rows of zeros."""
@@ -177,9 +189,11 @@ class Stored:
 
 
 def squared_norms(rows: Tensor) -> Tensor:
-    """(..., D) -> (...) in float64: float32 loses 1e-4 of a million equal values, and squares leave its range."""
+    """(..., D) -> (...) in float64: float32 loses 1e-4 of a million equal values, and squares leave its range. Infinite
+    above `kernels.LARGEST`."""
     if rows.is_cuda:
-        return torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float64).square_()
+        squares = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float64).square_()
+        return squares.masked_fill_(~(squares <= kernels.LARGEST), math.inf)
     # torch would copy the rows to float64 first.
     flat = rows.reshape(-1, rows.shape[-1])
     found = torch.empty(len(flat), dtype=torch.float64)
@@ -187,10 +201,10 @@ def squared_norms(rows: Tensor) -> Tensor:
     return found.view(rows.shape[:-1])
 
 
-def charged(squares: Tensor, parts: Tensor, dtype: torch.dtype) -> Tensor:
-    """(M,) squared norms of sums, with `ROUNDINGS` of what was added up on top; `parts` (M,) sums of the parts' norms,
+def charged(squares: Tensor, parts: Tensor, dtype: torch.dtype, roundings: Tensor | float = ROUNDINGS) -> Tensor:
+    """(M,) squared norms of sums, with `roundings` of what was added up on top; `parts` (M,) sums of the parts' norms,
     which were added up in `dtype`. May write to both."""
-    return squares.clamp_(min=0.0).add_(parts.square_(), alpha=ROUNDINGS * torch.finfo(dtype).eps)
+    return squares.clamp_(min=0.0).add_(parts.square_().mul_(roundings), alpha=torch.finfo(dtype).eps)
 
 
 def clip_weights(
@@ -221,7 +235,7 @@ def _factors(squares: Tensor, clipping_norm: float) -> tuple[Tensor, Tensor, boo
     """(M,) factors, 0 where the square is no number from 0 to infinity; (M,) bool where it is; whether all are (False
     where asking would take long)."""
     if squares.is_cuda:
-        sound = squares.isfinite() & (squares >= 0)
+        sound = (squares >= 0) & (squares <= kernels.LARGEST)
         factors = (clipping_norm / (squares.sqrt() + 1e-6)).clamp_(max=1.0)
         return factors.masked_fill(~sound, 0.0), sound, False
     factors, sound = torch.empty_like(squares), torch.empty(len(squares), dtype=torch.bool)

@@ -45,6 +45,8 @@ def weight_gradients(
 ) -> Array:
     """(N, rows, columns, in, out) from inputs (N, H, W, in) and the outputs' gradients (N, H', W', out), out >= LANES,
     both C-contiguous. Zero padding, one group of channels."""
+    if inputs.dtype != grads.dtype:
+        raise TypeError(f"Inputs are {inputs.dtype}, gradients {grads.dtype}.")
     channels = inputs.shape[3]
     found = np.empty((len(inputs), *kernel, channels, grads.shape[3]), inputs.dtype)
     length = kernel[1] * channels if dilation[1] == 1 else channels
