@@ -7,6 +7,7 @@ patient's records, their number and the choice among them are local to the patie
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,11 @@ class UnitIndex:
     def num_units(self) -> int:
         """U."""
         return len(self.offsets) - 1
+
+    @cached_property
+    def is_single(self) -> bool:
+        """Whether every unit has one record."""
+        return bool((self.sizes == 1).all())
 
     @property
     def sizes(self) -> NDArray[np.int64]:
@@ -79,9 +85,9 @@ class UnitIndex:
         Units with more than `max_records` records lend a uniformly random choice of that many. The choice of a unit
         depends on random numbers only, never on other units' data, so it is part of the unit's own contribution.
         """
+        if self.is_single:
+            return self.records[units], np.arange(len(units))
         sizes = self.offsets[units + 1] - self.offsets[units]
-        if bool((sizes == 1).all()):
-            return self.records[self.offsets[units]], np.arange(len(units))
         owner = np.repeat(np.arange(len(units)), sizes)
         starts = np.repeat(self.offsets[units] - np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes)
         rows = self.records[starts + np.arange(len(owner))]

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dptrain.privacy.engine import RecordLoss
-from dptrain.privacy.fused.engine import FusedEngine, Given, Records, Rows, UnitBatch, cut_at_units, mean_losses, pack
+from dptrain.privacy.fused.batches import Given, Records, Resident, Rows, UnitBatch, cut_at_units, pack
+from dptrain.privacy.fused.engine import FusedEngine, mean_losses
 from dptrain.privacy.fused.stack import Stack
 from dptrain.privacy.fused.transfer import to_device
 from dptrain.privacy.noise_stream import NoiseStream
@@ -43,9 +44,10 @@ def private_steps(
     vary: Sequence[Augmenter],
 ) -> StackStep:
     """Noisy steps on each model's Poisson batches."""
+    resident = Resident(features, labels)
 
     def step() -> tuple[Tensor, Tensor]:
-        batches = [_unit_batch(features, labels, *next(s), v) for s, v in zip(streams, vary, strict=True)]
+        batches = [_unit_batch(resident, *next(s), v) for s, v in zip(streams, vary, strict=True)]
         return engine.step(batches, max_batch_records)
 
     return step
@@ -62,9 +64,10 @@ def matched_steps(
     vary: Sequence[Augmenter],
 ) -> StackStep:
     """The same batches without clipping and noise: mean gradient per unit, summed, divided by the public divisor."""
+    resident = Resident(features, labels)
 
     def step() -> tuple[Tensor, Tensor]:
-        batches = [_unit_batch(features, labels, *next(s), v) for s, v in zip(streams, vary, strict=True)]
+        batches = [_unit_batch(resident, *next(s), v) for s, v in zip(streams, vary, strict=True)]
         means = _plain_gradient(stack, record_loss, batches, [divisor] * len(batches), max_rows)
         return stack.gradient, means
 
@@ -90,13 +93,14 @@ def usual_steps(
             for start in range(0, len(order), batch_size):
                 yield order[start : start + batch_size]
 
+    resident = Resident(features, labels)
     streams = [minibatches(mine, rng) for mine, rng in zip(rows, rngs, strict=True)]
 
     def step() -> tuple[Tensor, Tensor]:
         drawn = [next(stream) for stream in streams]
         every = [np.arange(len(batch)) for batch in drawn]
         batches = [
-            _unit_batch(features, labels, batch, each, each, one)
+            _unit_batch(resident, batch, each, each, one)
             for batch, each, one in zip(drawn, every, vary, strict=True)
         ]
         means = _plain_gradient(stack, record_loss, batches, [float(len(batch)) for batch in drawn], max_rows)
@@ -138,17 +142,16 @@ def train_stack(
 
 
 def _unit_batch(
-    features: Tensor,
-    labels: Tensor,
+    resident: Resident,
     rows: NDArray[np.int64],
     owner: NDArray[np.int64],
     units: NDArray[np.int64],
     vary: Augmenter,
 ) -> UnitBatch:
-    index = to_device(rows, features.device)
     if not vary.spec.active:
-        return UnitBatch(Rows(features, labels, index), owner, units)
-    inputs, targets, position = vary(features[index], labels[index], torch.from_numpy(owner))
+        return UnitBatch(Rows(resident, rows), owner, units)
+    index = to_device(rows, resident.features.device)
+    inputs, targets, position = vary(resident.features[index], resident.labels[index], torch.from_numpy(owner))
     records: Records = Given(inputs, targets)
     return UnitBatch(records, position.numpy(), units)
 

@@ -17,6 +17,7 @@ from dptrain.models.convolution import WSConv2d
 from dptrain.models.registry import build_model
 from dptrain.privacy.engine import PrivateEngine
 from dptrain.privacy.fused import RULES, convolution, norms, unsupported_layers
+from dptrain.privacy.fused import batches as batches_module
 from dptrain.privacy.fused import engine as fused_engine
 from dptrain.privacy.fused.engine import FusedEngine, Given, UnitBatch
 from dptrain.privacy.fused.stack import Stack
@@ -283,7 +284,7 @@ def test_padding_changes_nothing(monkeypatch, name):
     batches = [batch(shape, sizes, outputs, 3, task) for sizes in ([2, 1, 3], [1])]
     results = []
     for pad in (1, 16, 64):
-        monkeypatch.setattr(fused_engine, "PAD", pad)
+        monkeypatch.setattr(batches_module, "PAD", pad)
         results.append(fused_updates(models, batches, mechanism(0.1), loss)[0])
     for other in results[1:]:
         assert float((results[0] - other).norm()) <= 1e-12 * float(results[0].norm())

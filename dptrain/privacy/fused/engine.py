@@ -3,17 +3,12 @@
 What differs is how: one backward pass of all records, norms from what it leaves, clip weights folded into one more
 product. A unit's gradient is the mean of its records' (the losses are weighted with one over the unit's records), it is
 clipped once, records whose gradient or its square is not finite contribute 0, an empty batch is zero plus noise.
-
-Poisson batches have different sizes. A pass has as many rows for every model, a multiple of `PAD`; rows that no record
-fills repeat one with weight 0. Nothing is ever left out to make a batch fit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,6 +18,7 @@ from torch import Tensor
 from dptrain.errors import PrivacyError
 from dptrain.privacy.engine import RecordLoss, check_ascending, stream_name
 from dptrain.privacy.fused import kernels
+from dptrain.privacy.fused.batches import Given, UnitBatch, cut_at_units, owners, pack
 from dptrain.privacy.fused.stack import Stack
 from dptrain.privacy.fused.tape import Segments, clip_weights
 from dptrain.privacy.fused.transfer import to_device
@@ -30,41 +26,9 @@ from dptrain.privacy.ledger import Ledger
 from dptrain.privacy.mechanism import Mechanism
 from dptrain.privacy.noise_stream import NoiseStream
 
-PAD = 16
-"""Rows of a pass are a multiple of this: every new shape costs a library that compiles its kernels."""
-
-
+__all__ = ["FusedEngine", "Given", "UnitBatch", "cut_at_units", "mean_losses", "pack"]
 PENDING = 32
 """Steps on a GPU after which what was measured in them is fetched."""
-
-
-class Records(Protocol):
-    """The records of one model's batch, in the order of their units."""
-
-    def __len__(self) -> int:
-        """R."""
-
-    def fill(self, start: int, stop: int, features: Tensor, labels: Tensor) -> None:
-        """Write records [start, stop) to the first rows of `features` and `labels`."""
-
-    def like(self, num: int) -> tuple[Tensor, Tensor]:
-        """Arrays for `num` records, not filled: features (num, ...), labels (num, ...)."""
-
-
-@dataclass(frozen=True)
-class UnitBatch:
-    """What one model's step is made from."""
-
-    records: Records
-    owner: NDArray[np.int64]
-    """(R,) position of each record's unit in `units`, ascending."""
-    units: NDArray[np.int64]
-    """(B,) sampled units."""
-
-    @cached_property
-    def is_single(self) -> bool:
-        """Whether every unit has one record; `owner` must ascend."""
-        return bool((self.owner[1:] > self.owner[:-1]).all())
 
 
 class FusedEngine:
@@ -117,7 +81,8 @@ class FusedEngine:
         if self._is_inside_step:
             raise PrivacyError("The last step failed half-way. This engine cannot go on; start the training again.")
         for batch in batches:
-            check_ascending(batch.owner)
+            if not batch.is_single:
+                check_ascending(batch.owner)
         self._is_inside_step = True
         stack = self.stack
         stack.gradient.zero_()
@@ -178,7 +143,12 @@ class FusedEngine:
                     stream.fill(row, scale)
                 else:
                     row.normal_(0.0, scale, generator=stream)
-        return torch.add(self.stack.gradient, self._noise).div_(self.divisor)
+        if self.stack.values.is_cuda:
+            return torch.add(self.stack.gradient, self._noise).div_(self.divisor)
+        noised = torch.empty_like(self.stack.gradient)
+        for rows in zip(self.stack.gradient.numpy(), self._noise.numpy(), noised.numpy(), strict=True):
+            kernels.add_noise(rows[0], rows[1], self.divisor, rows[2])
+        return noised
 
     def _found(self, noised: Tensor) -> Tensor:
         """(2, K) norms of the noise that is in what the optimizers receive, and of the clipped sums."""
@@ -226,117 +196,3 @@ class _Entered:
 def mean_losses(sums: Tensor, batches: Sequence[UnitBatch]) -> Tensor:
     """(K,) sums of losses over the records of each batch; NaN for an empty one."""
     return sums / to_device(np.array([len(batch.owner) for batch in batches]), sums.device)
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Rows of one pass, model after model."""
-
-    features: Tensor
-    """(K B, ...)"""
-    labels: Tensor
-    """(K B, ...)"""
-    weights: Tensor
-    """(K B,) one over the number of records of the row's unit in the whole batch; 0 for padding."""
-    num_models: int
-    """K."""
-
-
-def pack(batches: Sequence[UnitBatch], ranges: Sequence[tuple[int, int]]) -> Packed:
-    """Rows [start, stop) of each model's records, padded with its first record to one multiple of `PAD`."""
-    rows = rows_of(ranges)
-    num = len(batches)
-    features, labels = batches[0].records.like(num * rows)
-    dtype = features.dtype if features.is_floating_point() else torch.get_default_dtype()
-    weights = torch.zeros(num * rows, dtype=dtype, device=features.device)
-    for model, (batch, (start, stop)) in enumerate(zip(batches, ranges, strict=True)):
-        first, end = model * rows, (model + 1) * rows
-        filled = first + stop - start
-        if filled == first:
-            features[first:end].zero_()
-            labels[first:end].zero_()
-            continue
-        batch.records.fill(start, stop, features[first:filled], labels[first:filled])
-        if filled < end:
-            # A record of zeros may be one that the model cannot stand, and 0 times NaN is NaN.
-            features[filled:end] = features[first]
-            labels[filled:end] = labels[first]
-        if batch.is_single:
-            weights[first:filled].fill_(1.0)
-        else:
-            share = 1.0 / np.bincount(batch.owner)[batch.owner[start:stop]]
-            weights[first:filled] = to_device(share, features.device)
-    return Packed(features, labels, weights, num)
-
-
-def rows_of(ranges: Sequence[tuple[int, int]]) -> int:
-    """Rows of each model in a pass: the longest range, up to a multiple of `PAD`."""
-    return max(-(-max(stop - start for start, stop in ranges) // PAD) * PAD, PAD)
-
-
-def owners(batches: Sequence[UnitBatch], ranges: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
-    """(K, B) position of each row's unit in its model's batch; -1 for padding."""
-    found = np.full((len(batches), rows_of(ranges)), -1, dtype=np.int64)
-    for row, batch, (start, stop) in zip(found, batches, ranges, strict=True):
-        row[: stop - start] = batch.owner[start:stop]
-    return found
-
-
-def cut_at_units(owner: NDArray[np.int64], max_records: int) -> list[tuple[int, int]]:
-    """Consecutive [start, stop) ranges of at most `max_records` records that never split a unit; one empty range for
-    an empty batch."""
-    if len(owner) <= max_records:
-        return [(0, len(owner))]
-    ends = np.append(np.flatnonzero(np.diff(owner)) + 1, len(owner))
-    ranges, start = [], 0
-    while start < len(owner):
-        fitting = ends[(ends > start) & (ends <= start + max_records)]
-        stop = int(fitting[-1] if len(fitting) else ends[ends > start][0])
-        ranges.append((start, stop))
-        start = stop
-    return ranges
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Records of resident arrays, picked by row; `index` (R,) on the same device."""
-
-    features: Tensor
-    labels: Tensor
-    index: Tensor
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def fill(self, start: int, stop: int, features: Tensor, labels: Tensor) -> None:
-        """Gathered straight into place."""
-        torch.index_select(self.features, 0, self.index[start:stop], out=features)
-        torch.index_select(self.labels, 0, self.index[start:stop], out=labels)
-
-    def like(self, num: int) -> tuple[Tensor, Tensor]:
-        """Uninitialised."""
-        return _empty(self.features, num), _empty(self.labels, num)
-
-
-@dataclass(frozen=True)
-class Given:
-    """Records that were made for this step (augmented ones)."""
-
-    features: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def fill(self, start: int, stop: int, features: Tensor, labels: Tensor) -> None:
-        """Copied."""
-        features.copy_(self.features[start:stop])
-        labels.copy_(self.labels[start:stop])
-
-    def like(self, num: int) -> tuple[Tensor, Tensor]:
-        """Uninitialised."""
-        return _empty(self.features, num), _empty(self.labels, num)
-
-
-def _empty(records: Tensor, num: int) -> Tensor:
-    return records.new_empty((num, *records.shape[1:]))

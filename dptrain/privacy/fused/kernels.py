@@ -11,6 +11,8 @@ numbers. The products are BLAS's (SciPy's OpenBLAS).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,6 +37,26 @@ def row_squares(rows: Array, squares: Array) -> None:
             value = np.float64(rows[n, d])
             total += value * value
         squares[n] = total if total <= LARGEST else np.inf
+
+
+@compiled
+def ascends(owner: Ints) -> bool:
+    """Whether every number is larger than the one before."""
+    falls = 0
+    for position in range(1, owner.size):
+        falls += owner[position] <= owner[position - 1]
+    return falls == 0
+
+
+@compiled
+def gather(source: NDArray[Any], rows: Ints, out: NDArray[Any]) -> None:
+    """out (B, D) = source (M, D) at rows (R,), at the first of them behind R."""
+    for position in range(out.shape[0]):
+        row = rows[position] if position < rows.size else rows[0]
+        if row < 0 or row >= source.shape[0]:
+            raise IndexError("A row of a batch is not among the records.")
+        for d in range(out.shape[1]):
+            out[position, d] = source[row, d]
 
 
 @compiled
@@ -155,6 +177,14 @@ def tally(losses: Array, weights: Array, finite: Flags) -> tuple[float, int]:
             total += losses[n] if np.isfinite(losses[n]) else 0.0
             bad += not finite[n]
     return total, bad
+
+
+@compiled
+def add_noise(clipped: Array, noise: Array, divisor: float, noised: Array) -> None:
+    """noised (P,) = (clipped sum + noise) / divisor."""
+    by = noised.dtype.type(divisor)
+    for i in range(noised.size):
+        noised[i] = (clipped[i] + noise[i]) / by
 
 
 @compiled
