@@ -70,6 +70,13 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
     write_bytes(path, stream.getvalue())
 
 
+def remove_rests(folder: Path, name: str = "*") -> None:
+    """Remove temporary files that killed writers of `name` left in a folder; only for who alone may write it now."""
+    for rest in folder.glob(f".{name}.*.tmp"):
+        with contextlib.suppress(OSError):
+            rest.unlink()
+
+
 def flush_folder(path: Path) -> None:
     """Make a rename in this folder outlast a power cut, where the file system can."""
     with contextlib.suppress(OSError):

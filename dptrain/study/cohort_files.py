@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dptrain.cohorts.cohort import Cohort
-from dptrain.study.atomic import make_folder, write_array, write_json
+from dptrain.study.atomic import make_folder, remove_rests, write_array, write_json
 
 COHORT_WORDS = (
     "name",
@@ -47,6 +47,7 @@ def write_cohort(path: Path, cohort: Cohort) -> None:
     """Write everything that is trained on, canaries included, below the study folder `path`."""
     folder = path / "restricted" / "cohort"
     make_folder(folder)
+    remove_rests(folder)
     for name in ("features", "labels", "patient", "is_test", "patient_ids"):
         write_array(folder / f"{name}.npy", getattr(cohort, name))
     for index, name in enumerate(sorted(cohort.groups)):

@@ -31,9 +31,9 @@ from dptrain.config import Config, parse_config
 from dptrain.errors import StudyError
 from dptrain.study import growth
 from dptrain.study.arm_record import BASELINE, ArmRecord, Canaries
-from dptrain.study.atomic import write_array, write_json
+from dptrain.study.atomic import remove_rests, write_array, write_json
 from dptrain.study.blocks import block_models, block_path, num_blocks, read_block
-from dptrain.study.claims import Watch, claim
+from dptrain.study.claims import Watch, claim, remove_dead
 from dptrain.study.cohort_files import cohort_summary, read_cohort, write_cohort
 from dptrain.study.frozen import difference, fingerprint, freeze
 from dptrain.training.arms import arm_from_label
@@ -101,6 +101,7 @@ class StudyFolder:
                 if ours and not (path / "study.json").exists():
                     return cls._create(path, settings, config, cohort)
             time.sleep(POLL_S)
+        remove_dead(path / "restricted" / "study")
         study = cls.open(path)
         lines = difference(study.settings, settings)
         if lines:
@@ -126,6 +127,8 @@ class StudyFolder:
         from dptrain.training.choose_speed import choose_speed  # brings torch, which reading a study does not need
 
         speed = choose_speed(config, cohort)
+        remove_rests(path, "study.json")
+        remove_rests(path / "restricted", "membership.npy")
         write_cohort(path, cohort)
         num_models = config.fleet.num_models
         if not num_models:

@@ -31,7 +31,7 @@ from dptrain.study.arm_record import BASELINE, ArmRecord, config_of
 from dptrain.study.atomic import write_array, write_json
 from dptrain.study.blocks import block_path, is_sound
 from dptrain.study.folder import StudyFolder
-from dptrain.study.workers import train_blocks
+from dptrain.study.workers import remove_dead_claims, train_blocks
 from dptrain.training.arms import Arm, arm_from_label, arms_of_run, build_mechanism
 from dptrain.training.augment import check_operations
 from dptrain.training.check import check_delta, check_training
@@ -271,6 +271,7 @@ def train_missing(study: StudyFolder, labels: list[str], num_workers: int) -> No
     total = sum(len(study.models(label, index)) for label, index in missing)
     arms = [label for label in labels if not label.startswith(BASELINE)]
     if not missing:
+        remove_dead_claims(study, labels)
         log.info("All %d models of %s are there already.", study.num_models * len(arms), ", ".join(arms))
         return
     config, cohort = study.config(), study.training_cohort()
@@ -288,3 +289,4 @@ def train_missing(study: StudyFolder, labels: list[str], num_workers: int) -> No
         if block_path(study.path, label, index).exists():
             log.warning("Block %d of arm %s was damaged on disk; it is trained anew.", index, label)
     train_blocks(study, missing, num_workers)
+    remove_dead_claims(study, labels)

@@ -29,6 +29,7 @@ from dptrain.privacy.mechanism import Mechanism
 from dptrain.progress import Progress
 from dptrain.study import claims
 from dptrain.study.arm_record import BASELINE, config_of
+from dptrain.study.atomic import remove_rests
 from dptrain.study.blocks import block_path, claim_base, is_sound, set_aside_if_damaged, write_block
 from dptrain.study.claims import Watch, claim, local_owner, newest_claim, remove_dead
 from dptrain.study.folder import StudyFolder
@@ -82,7 +83,8 @@ class Worker:
             if is_sound(path, label, index):
                 return True
             set_aside_if_damaged(path, label, index)
-            _remove_rests(block_path(path, label, index))
+            file = block_path(path, label, index)
+            remove_rests(file.parent, file.name)
             record = self._study.arm(label)
             mechanism = None if record.mechanism is None else Mechanism(**record.mechanism)
             config, arm = config_of(self._config, label), arm_from_label(label.removeprefix(BASELINE))
@@ -91,13 +93,6 @@ class Worker:
             results = train_fleet_block(config, self._data, arm, mechanism, models, members, self._speed)
             write_block(path, label, index, results)
             return True
-
-
-def _remove_rests(path: Path) -> None:
-    """Temporary files that killed owners of a claim left; only for its present owner."""
-    for rest in path.parent.glob(f".{path.name}.*.tmp"):
-        with contextlib.suppress(OSError):
-            rest.unlink()
 
 
 def train_blocks(study: StudyFolder, tasks: list[Task], num_workers: int) -> None:
@@ -110,8 +105,18 @@ def train_blocks(study: StudyFolder, tasks: list[Task], num_workers: int) -> Non
     with crew:
         while not crew.is_done():
             crew.wait()
-    for task in tasks:
-        remove_dead(claim_base(study.path, *task))
+
+
+def remove_dead_claims(study: StudyFolder, labels: list[str]) -> None:
+    """Remove claims that killed workers left on finished blocks of the arms, in this run or an earlier one."""
+    for label in labels:
+        finished = study.finished_blocks(label)
+        claims_there = claim_base(study.path, label, 0).parent.glob("*.claim-*")
+        claimed = {path.name.partition(".claim-")[0] for path in claims_there}
+        for index in finished:
+            base = claim_base(study.path, label, index)
+            if base.name in claimed:
+                remove_dead(base)
 
 
 class _Crew:

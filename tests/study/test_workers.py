@@ -247,3 +247,38 @@ def mapped_kib(pid: int | None, file: Path) -> dict[str, int]:
         elif is_file and words[-1] == "kB":
             total[words[0][:-1]] = total.get(words[0][:-1], 0) + int(words[1])
     return total
+
+
+def _killed(function, *arguments) -> None:
+    """Run in a process that dies in it."""
+    process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def _dies_in_a_claim(base: Path) -> None:
+    with claims.claim(base, claims.Watch()):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_claim_that_a_kill_left_on_a_finished_block_goes_away(config, expected):
+    """Also if the block was finished before the run that follows: nothing is left to train then."""
+    study = runner.run_study(config)
+    base = blocks.claim_base(study.path, "none", 5)
+    _killed(_dies_in_a_claim, base)
+    _killed(_dies_in_a_claim, study.path / "restricted" / "study")
+    assert list(study.path.rglob("*.claim-*"))
+    runner.run_study(config)
+    assert not list(study.path.rglob("*.claim-*"))
+    assert contents(study) == expected
+
+
+def test_what_a_kill_left_of_a_cohort_goes_away(config):
+    """Patients' arrays, half-written: the next creation removes them."""
+    folder = Path(config.study.dir) / "restricted" / "cohort"
+    folder.mkdir(parents=True)
+    (folder / ".features.npy.0123456789abcdef.tmp").write_bytes(b"half")
+    (folder.parent / ".membership.npy.0123456789abcdef.tmp").write_bytes(b"half")
+    study = runner.run_study(config)
+    assert not list(study.path.rglob("*.tmp"))
