@@ -147,6 +147,8 @@ def main() -> None:
     print(text)
     if given.markdown:
         given.markdown.write_text(f"{HEAD}\n{text}\n")
+    if same == rounds:
+        shutil.rmtree(base)
     raise SystemExit(0 if same == rounds else 1)
 
 
