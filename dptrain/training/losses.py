@@ -68,7 +68,7 @@ def _softmax_rows(
     for n in range(logits.shape[0]):
         label = labels[n]
         if label < 0 or label >= logits.shape[1]:
-            raise IndexError("A label is no class of the model.")
+            raise IndexError("A label is no class of the model (label, number of classes):", label, logits.shape[1])
         highest = logits[n].max()
         total = kind(0)
         for k in range(logits.shape[1]):

@@ -128,7 +128,10 @@ class Chain:
         shape, values = self._shape, self._values
         inputs = features.detach().numpy().reshape(len(features), -1)
         if inputs.dtype != values.dtype:
-            raise TypeError(f"Records are {inputs.dtype}, the model's weights {values.dtype}.")
+            raise TypeError(
+                f"Records are {inputs.dtype}, the model's weights {values.dtype}; both must have one type. Convert the "
+                "records, or the model."
+            )
         rows, num_outputs = len(inputs), int(shape.dims[-1])
         outputs = np.empty(rows * int(shape.dims[1:].sum()), values.dtype)
         grads = np.empty_like(outputs)

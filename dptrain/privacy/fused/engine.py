@@ -2,7 +2,7 @@
 
 What differs is how: one backward pass of all records, norms from what it leaves, clip weights folded into one more
 product. A unit's gradient is the mean of its records' (the losses are weighted with one over the unit's records), it is
-clipped once, records whose gradient or its square is not finite contribute 0, an empty batch is zero plus noise.
+clipped once, records whose gradient is not finite or longer than 2^100 contribute 0, an empty batch is zero plus noise.
 """
 
 from __future__ import annotations
