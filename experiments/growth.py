@@ -1,7 +1,7 @@
 """How do time and memory of a study grow with its models and its patients?
 
     python experiments/growth.py                                        (about a minute on two cores)
-    python experiments/growth.py --quick                                (half of one)
+    python experiments/growth.py --quick                                (smaller sizes)
     python experiments/growth.py --markdown experiments/growth.md
 
 Simulated patients (data=sim_ehr). Three numbers of models for the same patients, three numbers of patients for the
