@@ -193,6 +193,10 @@ class _Batch:
         owner = torch.cat([torch.full((int((self.owner == u).sum()),), i) for i, u in enumerate(units)] or [rows])
         return _Batch(self.features[rows], self.labels[rows], owner, self.units[units])
 
+    def apart(self) -> _Batch:
+        """The same records, each a unit of its own: engines may go another way where no unit has several."""
+        every = torch.arange(len(self.owner))
+        return dataclasses.replace(self, owner=every, units=every.numpy())
 
     def repeat(self, copies: int) -> _Batch:
         """So many copies of every unit, each a unit of its own."""
@@ -300,7 +304,7 @@ def preflight(
             torch.repeat_interleave(torch.arange(len(UNIT_SIZES)), sizes),
             np.arange(len(UNIT_SIZES)),
         )
-        probe = _Probe(model, record_loss, mechanism, engine, len(UNIT_SIZES))
+        probe = _Probe(model, record_loss, mechanism, engine, NUM_RECORDS)
         for name, run in _RUNS.items():
             if checks is not None and name not in checks:
                 continue
@@ -377,41 +381,49 @@ def _gradients(probe: _Probe, batch: _Batch) -> Outcome:
             f"with {len(kept)} units and clipping out of reach, the step differs from autograd's gradient by "
             f"{share * EQUAL:.2g} of its norm.",
         )
+    sizes = torch.bincount(batch.owner)
+    share = _difference(probe.sum(batch.apart(), _unclipped(obvious)), (sizes[:, None] * obvious).sum(0))
+    yield (
+        share,
+        "with every record a unit of its own and clipping out of reach, the step differs from autograd's gradient by "
+        f"{share * EQUAL:.2g} of its norm.",
+    )
 
 
 def _sensitivity(probe: _Probe, batch: _Batch) -> Outcome:
-    own = probe.mechanism.clipping_norm
-    units = range(len(batch.units))
+    own, apart = probe.mechanism.clipping_norm, batch.apart()
     # Nothing guarantees that these records are the worst: larger values stress the bound.
     for clipping_norm, scale in ((0.1 * _smallest(probe.autograd(batch)), 1.0), (own, 1.0), (own, 30.0)):
-        stressed = batch
-        if batch.features.is_floating_point():
-            stressed = dataclasses.replace(batch, features=batch.features * scale)
-        fewer = [stressed.keep([other for other in units if other != unit]) for unit in units]
-        everyone, *without = probe.sums([stressed, *fewer], clipping_norm)
-        for part in without:
-            ratio = float((everyone - part).norm()) / clipping_norm
-            # The difference of two float32 sums of norm up to units * C.
-            yield (
-                ratio / (1 + SENSITIVITY_SLACK * len(units)),
-                f"removing one unit moves the clipped sum by {ratio:.4g} C (C={clipping_norm:.3g}).",
-            )
+        for whole, removed in ((batch, range(len(batch.units))), (apart, (0, len(apart.units) - 1))):
+            stressed, units = whole, range(len(whole.units))
+            if batch.features.is_floating_point():
+                stressed = dataclasses.replace(whole, features=whole.features * scale)
+            fewer = [stressed.keep([other for other in units if other != unit]) for unit in removed]
+            everyone, *without = probe.sums([stressed, *fewer], clipping_norm)
+            for part in without:
+                ratio = float((everyone - part).norm()) / clipping_norm
+                # The difference of two float32 sums of norm up to units * C.
+                yield (
+                    ratio / (1 + SENSITIVITY_SLACK * len(units)),
+                    f"removing one unit moves the clipped sum by {ratio:.4g} C (C={clipping_norm:.3g}).",
+                )
 
 
 def _nonfinite(probe: _Probe, batch: _Batch) -> Outcome:
     if not batch.features.is_floating_point():
         return
-    last = len(batch.units) - 1  # a unit with one record
     values = (math.nan, math.inf)
-    broken = []
-    for value in values:
-        features = batch.features.clone()
-        features[-1] = value
-        broken.append(dataclasses.replace(batch, features=features))
-    expected, *sums = probe.sums([batch.keep(list(range(last))), *broken], _unclipped(probe.autograd(batch)))
-    for value, result in zip(values, sums, strict=True):
-        share = _difference(result, expected)
-        yield share, f"a record full of {value} changes the step by {share * EQUAL:.2g} of its norm."
+    for whole in (batch, batch.apart()):
+        last = len(whole.units) - 1  # a unit with one record
+        broken = []
+        for value in values:
+            features = whole.features.clone()
+            features[-1] = value
+            broken.append(dataclasses.replace(whole, features=features))
+        expected, *sums = probe.sums([whole.keep(list(range(last))), *broken], _unclipped(probe.autograd(batch)))
+        for value, result in zip(values, sums, strict=True):
+            share = _difference(result, expected)
+            yield share, f"a record full of {value} changes the step by {share * EQUAL:.2g} of its norm."
 
 
 def _empty(probe: _Probe, batch: _Batch) -> Outcome:
@@ -430,10 +442,11 @@ def _empty(probe: _Probe, batch: _Batch) -> Outcome:
 def _split(probe: _Probe, batch: _Batch) -> Outcome:
     norms = probe.autograd(batch).norm(dim=1)
     clipping_norm = float(norms.median()) or probe.mechanism.clipping_norm
-    whole = probe.sum(batch, clipping_norm)
-    for max_records in (1, 3):
-        share = _difference(probe.sum(batch, clipping_norm, max_records), whole)
-        yield share, f"passes of at most {max_records} records change the step by {share * EQUAL:.2g} of its norm."
+    for records, sizes in ((batch, (1, 3)), (batch.apart(), (3,))):
+        whole = probe.sum(records, clipping_norm)
+        for max_records in sizes:
+            share = _difference(probe.sum(records, clipping_norm, max_records), whole)
+            yield share, f"passes of at most {max_records} records change the step by {share * EQUAL:.2g} of its norm."
 
 
 def _memory(probe: _Probe, batch: _Batch) -> Outcome:
