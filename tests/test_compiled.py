@@ -42,7 +42,7 @@ def test_without_a_folder_for_compiled_code(monkeypatch):
         return lambda function: function
 
     monkeypatch.setattr(module.numba, "njit", njit)
-    assert module.compiled(abs)(-2) == 2
+    assert module.compiled(lambda x: x + 1)(2) == 3
     assert asked == [True, False]
 
 
@@ -75,24 +75,47 @@ def test_compiled_code_is_kept_but_not_past_a_change_of_the_rules(tmp_path: Path
     source = Path(module.__file__).read_text("utf-8")
     changed = tmp_path / "compiled.py"
     changed.write_text(source.replace('"reassoc", ', ""))
+    tiles = changed.with_name("tiles.py")
+    tiles.write_bytes(Path(module.__file__).with_name("tiles.py").read_bytes())
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(cache))
-    assert module._folder() == folder
+    assert module._folder(frozenset()) == folder
     monkeypatch.setattr(module, "__file__", str(changed))
-    assert module._folder() != folder
+    other = module._folder(frozenset())
+    assert other != folder
+    tiles.write_text("LANES = 1")
+    assert module._folder(frozenset()) not in (folder, other)
 
 
-def test_compiled_functions_call_none_of_another_file():
-    """numba would take old code when only the other file changed."""
+def test_a_change_of_a_function_that_is_called_is_noticed(tmp_path: Path):
+    """Of a function of another file, and of one that only that one calls."""
+    last, middle, first = (tmp_path / f"{name}.py" for name in ("last", "middle", "first"))
+    last.write_text("from dptrain.compiled import compiled\n@compiled\ndef h(x):\n    return x + 1\n")
+    middle.write_text(
+        "from dptrain.compiled import compiled\nfrom last import h\n@compiled\ndef g(x):\n    return h(x)\n"
+    )
+    first.write_text(
+        "from dptrain.compiled import compiled\nfrom middle import g\n@compiled\ndef f(x):\n    return g(x)\n" + REPORT
+    )
+    cache = str(tmp_path / "cache")
+    assert run(first, NUMBA_CACHE_DIR=cache) == "2 0\n"
+    assert run(first, NUMBA_CACHE_DIR=cache) == "2 1\n"
+    last.write_text(last.read_text().replace("x + 1", "x + 5"))
+    assert run(first, NUMBA_CACHE_DIR=cache) == "6 0\n"
+
+
+def test_compiled_functions_name_what_they_call():
+    """`compiled` sees functions of other files only where they were imported by name, not as part of a module."""
     for path in Path(module.__file__).parent.rglob("*.py"):
         tree = ast.parse(path.read_text("utf-8"))
         loops = [node for node in tree.body if isinstance(node, ast.FunctionDef)
                  and any(getattr(one, "id", "").startswith("compiled") for one in node.decorator_list)]  # fmt: skip
-        imported = {alias.asname or alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
-                    and (node.module or "").startswith("dptrain") for alias in node.names}  # fmt: skip
+        imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+        modules = {alias.asname or alias.name for node in imports for alias in node.names} - {"np", "math"}
         for loop in loops:
-            body = [node for statement in loop.body for node in ast.walk(statement)]
-            called = {node.func.id for node in body if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
-            assert not called & imported, (path, loop.name)
+            used = [node for statement in loop.body for node in ast.walk(statement)]
+            parts = {node.value.id for node in used
+                     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)}  # fmt: skip
+            assert not parts & modules, (path, loop.name)
 
 
 @compiled

@@ -46,7 +46,7 @@ RULES = (
     Rule("only report/tensorboard.py writes TensorBoard", "dptrain/", never=("tensorboard", "torch.utils.tensorboard"),
          but_not_in=("dptrain/report/tensorboard.py",), breaks="from torch.utils.tensorboard import SummaryWriter"),
     Rule("only compiled.py and the tile that is written for LLVM know numba", "dptrain/", never=("numba", "llvmlite"),
-         but_not_in=("dptrain/compiled.py", "dptrain/privacy/fused/weight_tiles.py"), breaks="import numba"),
+         but_not_in=("dptrain/compiled.py", "dptrain/tiles.py"), breaks="import numba"),
     Rule("only the report's pages know Jinja", "dptrain/", never=("jinja2", "markupsafe"),
          but_not_in=("dptrain/report/page/",), breaks="import jinja2"),
     Rule("pages are drawn from a document, not from a study", "dptrain/report/page/",

@@ -20,6 +20,7 @@ from dptrain.privacy.fused import weight_tiles
 from dptrain.privacy.fused.layout import channels_first, channels_last, is_on_cpu
 from dptrain.privacy.fused.rules import RULES, Rule, handles
 from dptrain.privacy.fused.tape import Stored
+from dptrain.tiles import LANES
 
 aten = torch.ops.aten
 _Pull = list[Callable[[Tensor], tuple[Tensor]]] | None
@@ -121,7 +122,7 @@ class ConvRule(Rule):
     def _leave_records(self, inputs: Tensor, grads: Tensor, pull: _Pull) -> None:
         """Weight gradients of all records; on a CPU channels of both arrays lie last."""
         slot = self.slots["weight"]
-        if is_on_cpu(grads) and self.groups == 1 and grads.shape[-1] >= weight_tiles.LANES:
+        if is_on_cpu(grads) and self.groups == 1 and grads.shape[-1] >= LANES:
             tiles = self._tiles(inputs, grads)
             if pull is None:
                 kernel = range(3, slot.value.dim())
