@@ -101,7 +101,10 @@ class Ledger:
         self.num_steps += 1
         self.num_sampled += len(units)
         self.num_empty += len(units) == 0
-        self.num_strangers += len(units) - count_members(units, self.is_member, self.unit_counts)
+        known = count_members(units, self.is_member, self.unit_counts)
+        if known < 0:
+            known = count_members(np.unique(units), self.is_member, self.unit_counts)
+        self.num_strangers += len(units) - known
         self.size_square += float(len(units)) ** 2
         self.noise_multipliers.add(float(noise_multiplier))
         self.clipping_norms.add(float(clipping_norm))
@@ -240,11 +243,13 @@ class Ledger:
 
 @compiled
 def count_members(units: NDArray[np.int64], is_member: NDArray[np.bool_], counts: NDArray[np.int64]) -> int:
-    """Add 1 to the counts (U,) of the members among `units` (B,), once each; returns how many there are."""
-    known, ascending = 0, True
+    """Add 1 to the counts (U,) of the members among `units` (B,); returns how many there are. -1, and no count is
+    touched, if the units do not ascend: one may be there twice."""
     for position in range(1, units.size):
-        ascending &= units[position] > units[position - 1]
-    for unit in units if ascending else np.unique(units):
+        if units[position] <= units[position - 1]:
+            return -1
+    known = 0
+    for unit in units:
         if 0 <= unit < is_member.size and is_member[unit]:
             counts[unit] += 1
             known += 1

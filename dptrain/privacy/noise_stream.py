@@ -13,8 +13,10 @@ standard deviations cannot occur, which happens with probability 3e-11 per value
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
+import threading
 
 import numpy as np
 import torch
@@ -37,23 +39,18 @@ class NoiseStream:
         self._encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
         self.name = hashlib.sha256(b"name" + key).hexdigest()[:32]
         """Equal for two streams if and only if they draw the same numbers; does not tell the key."""
-        self._zeros = self._bytes = bytearray()
-        self._values = np.empty(0, dtype=np.float32)
 
     def fill(self, out: Tensor, scale: float) -> None:
         """Overwrite `out` (P,), on the CPU, with noise of standard deviation `scale`."""
         size = out.numel() + out.numel() % 2
-        if size != len(self._values):
-            # A block cipher may write up to a block more than it was given.
-            self._zeros, self._bytes = bytearray(4 * size), bytearray(4 * size + 16)
-            self._values = np.empty(size, dtype=np.float32)
-        self._encryptor.update_into(self._zeros, self._bytes)
-        bits = np.frombuffer(self._bytes, dtype=np.uint32, count=size)
+        zeros, words, bits = _scratch(size, threading.get_ident())
+        self._encryptor.update_into(zeros, words)
         if out.dtype == torch.float32 and size == out.numel():
             box_muller(bits, out.numpy(), f32(scale))
             return
-        box_muller(bits, self._values, f32(1.0))
-        torch.mul(torch.from_numpy(self._values[: out.numel()]), scale, out=out)
+        values = np.empty(size, dtype=np.float32)
+        box_muller(bits, values, f32(1.0))
+        torch.mul(torch.from_numpy(values[: out.numel()]), scale, out=out)
 
     def normal(self, size: int) -> NDArray[np.float64]:
         """(size,) standard normal numbers."""
@@ -61,6 +58,14 @@ class NoiseStream:
         self.fill(values, 1.0)
         found: NDArray[np.float64] = values.numpy().astype(np.float64)
         return found
+
+
+@functools.lru_cache(maxsize=4)
+def _scratch(size: int, thread: int) -> tuple[bytes, bytearray, NDArray[np.uint32]]:
+    """Zeros to encrypt, and where `size` words of them go, as bytes and as numbers. All streams of a thread share them:
+    what one has just used is in the cache. (A block cipher may write up to a block more than it was given.)"""
+    words = bytearray(4 * size + 16)
+    return bytes(4 * size), words, np.frombuffer(words, dtype=np.uint32, count=size)
 
 
 @compiled
