@@ -6,6 +6,7 @@ import copy
 import logging
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,10 +17,12 @@ from dptrain.models.convolution import WSConv2d, standardize
 from dptrain.models.registry import build_model
 from dptrain.privacy.engine import PrivateEngine
 from dptrain.privacy.fused import unsupported_layers
+from dptrain.privacy.fused.batches import Given, UnitBatch
 from dptrain.privacy.fused.convolution import register_convolution
 from dptrain.privacy.fused.single import BlockProbe, GpuProbe, LonelyProbe
 from dptrain.privacy.fused.stack import Stack
 from dptrain.privacy.preflight import EngineFactory
+from dptrain.training.fused import plain_gradient
 from dptrain.training.losses import RECORD_LOSSES
 
 log = logging.getLogger(__name__)
@@ -105,34 +108,33 @@ def _trial(model: nn.Module, shape: tuple[int, ...], task: Task) -> list[str]:
     with torch.random.fork_rng():
         for features in (torch.randn(3, *shape, generator=generator), torch.zeros(3, *shape)):
             try:
-                theirs = _plain_gradient(model, features, task)
+                theirs = _by_autograd(model, features, task)
             except Exception:  # the network takes no such records; the next may do
                 continue
             break
         try:
             stack = Stack([copy.deepcopy(model)])
-            stack.tape.private = False
             torch.manual_seed(0)
-            labels = _some_labels(model, features, task)
-            losses = stack.forward_backward(features, labels, torch.ones(3), RECORD_LOSSES[task])
+            batch = UnitBatch(Given(features, _some_labels(model, features, task)), np.arange(3), np.arange(3))
+            loss = plain_gradient(stack, RECORD_LOSSES[task], [batch], [1.0], max_rows=3)
         except Exception as error:
             first = str(error).partition("\n")[0]
             return [f"its forward pass does not fit ({type(error).__name__}: {first})"]
-    ours = torch.cat([losses, stack.gradient[0]])
+    ours = torch.cat([loss.to(stack.gradient), stack.gradient[0]])
     if theirs is None:
         return ["its forward pass takes neither random records nor zeros"]
     far = float((ours - theirs).norm()) / max(float(theirs.norm()), 1e-6)
     return [f"its forward pass does not fit (losses and gradients differ by {far:.2g})"] if not far < SAME else []
 
 
-def _plain_gradient(model: nn.Module, features: Tensor, task: Task) -> Tensor:
-    """(3 + P,) losses and the gradient of their sum, by autograd."""
+def _by_autograd(model: nn.Module, features: Tensor, task: Task) -> Tensor:
+    """(1 + P,) mean loss and the gradient of the sum of losses, by autograd."""
     torch.manual_seed(0)
     labels = _some_labels(model, features, task)
     losses = RECORD_LOSSES[task](model(features), labels)
     grads = torch.autograd.grad(losses.sum(), list(model.parameters()), allow_unused=True)
     parts = [torch.zeros_like(p) if g is None else g for g, p in zip(grads, model.parameters(), strict=True)]
-    return torch.cat([losses.detach(), *(part.flatten() for part in parts)])
+    return torch.cat([losses.detach().mean()[None], *(part.flatten() for part in parts)])
 
 
 def _some_labels(model: nn.Module, features: Tensor, task: Task) -> Tensor:

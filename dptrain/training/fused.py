@@ -68,7 +68,7 @@ def matched_steps(
 
     def step() -> tuple[Tensor, Tensor]:
         batches = [_unit_batch(resident, *next(s), v) for s, v in zip(streams, vary, strict=True)]
-        means = _plain_gradient(stack, record_loss, batches, [divisor] * len(batches), max_rows)
+        means = plain_gradient(stack, record_loss, batches, [divisor] * len(batches), max_rows)
         return stack.gradient, means
 
     return step
@@ -103,7 +103,7 @@ def usual_steps(
             _unit_batch(resident, batch, each, each, one)
             for batch, each, one in zip(drawn, every, vary, strict=True)
         ]
-        means = _plain_gradient(stack, record_loss, batches, [float(len(batch)) for batch in drawn], max_rows)
+        means = plain_gradient(stack, record_loss, batches, [float(len(batch)) for batch in drawn], max_rows)
         return stack.gradient, means
 
     return step
@@ -156,31 +156,44 @@ def _unit_batch(
     return UnitBatch(records, position.numpy(), units)
 
 
-def _plain_gradient(
+def plain_gradient(
     stack: Stack, record_loss: RecordLoss, batches: Sequence[UnitBatch], divisors: Sequence[float], max_rows: int
 ) -> Tensor:
     """Leaves sum over units of the mean gradient of the unit's records, divided, in `stack.gradient`; returns (K,)
     means of record losses."""
     stack.gradient.zero_()
     stack.tape.private = False
-    limit = max(max_rows // stack.lane_width, 1)
+    limit = max(max_rows // stack.pass_width, 1)
     cuts = [cut_at_units(batch.owner, limit) for batch in batches]
-    losses = torch.zeros(len(batches), dtype=torch.float64, device=stack.values.device)
-    for index in range(max(map(len, cuts))):
-        ranges = [cut[index] if index < len(cut) else (0, 0) for cut in cuts]
-        for number, lane in enumerate(stack.lanes):
-            if all(start == stop for start, stop in ranges[lane]):
-                continue
-            packed = pack(batches[lane], ranges[lane])
-            idle = [row for row, (start, stop) in enumerate(ranges[lane], lane.start) if start == stop]
-            before = stack.gradient[idle]
-            found = stack.forward_backward(packed.features, packed.labels, packed.weights, record_loss, number)
-            # What a row of zeros may give (NaN) reaches no model without records.
-            stack.gradient[idle] = before
-            losses[lane] += found.masked_fill_(packed.weights == 0, 0.0).view(len(batches[lane]), -1).sum(1)
+    passes = [
+        _plain_pass(stack, record_loss, batches, [cut[index] if index < len(cut) else (0, 0) for cut in cuts])
+        for index in range(max(map(len, cuts)))
+    ]
+    losses = torch.stack(passes).sum(0)
     by = to_device(np.array(divisors), stack.values.device).to(stack.gradient.dtype)
     stack.gradient.div_(by[:, None])
     return mean_losses(losses, batches)
+
+
+def _plain_pass(
+    stack: Stack, record_loss: RecordLoss, batches: Sequence[UnitBatch], ranges: Sequence[tuple[int, int]]
+) -> Tensor:
+    """Adds the gradients of these records to `stack.gradient`; returns (K,) sums of losses."""
+    if stack.chains:
+        found = [
+            chain.add_plain(batch, *span, record_loss).sum(dtype=np.float64)
+            for chain, batch, span in zip(stack.chains, batches, ranges, strict=True)
+        ]
+        return torch.from_numpy(np.array(found))
+    idle = [row for row, (start, stop) in enumerate(ranges) if start == stop]
+    if len(idle) == len(batches):
+        return torch.zeros(len(batches), dtype=torch.float64, device=stack.values.device)
+    packed = pack(batches, ranges)
+    before = stack.gradient[idle]
+    losses = stack.forward_backward(packed.features, packed.labels, packed.weights, record_loss)
+    # What a row of zeros may give (NaN) reaches no model without records.
+    stack.gradient[idle] = before
+    return losses.masked_fill_(packed.weights == 0, 0.0).view(len(batches), -1).sum(1)
 
 
 def _viewing(stack: Stack, values: Tensor) -> list[nn.Module]:

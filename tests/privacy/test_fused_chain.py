@@ -16,7 +16,7 @@ from dptrain.privacy.fused.engine import FusedEngine, Given, UnitBatch
 from dptrain.privacy.fused.stack import Stack
 from dptrain.privacy.mechanism import Mechanism
 from dptrain.privacy.noise_stream import NoiseStream
-from dptrain.training.fused import _plain_gradient
+from dptrain.training.fused import plain_gradient
 from dptrain.training.losses import binary_loss, multiclass_loss, multilabel_loss
 
 DIVISOR = 4.0
@@ -34,8 +34,8 @@ def network(dims, biases, relu) -> nn.Sequential:
 def stacks(models):
     """One with the loops, one without."""
     ours, rules = (Stack([copy.deepcopy(model) for model in models]) for _ in range(2))
-    assert len(ours.lanes) == len(models)
-    rules._chains = []
+    assert len(ours.chains) == len(models)
+    rules.chains = []
     return ours, rules
 
 
@@ -91,6 +91,29 @@ def test_loops_equal_rules(data, task, seed, clipping_norm, max_rows, bad):
         assert np.allclose(our_losses, their_losses, equal_nan=True)
 
 
+@pytest.mark.parametrize("bad", [None, np.nan, np.inf, 1e200])
+@pytest.mark.parametrize("several", [False, True])
+def test_loops_of_wide_networks_equal_rules(several, bad):
+    """Layers wider than a vector, a tile of them, and neither a multiple of one nor of the other."""
+    torch.manual_seed(0)
+    dims = [37, 150, 64, 19, 3]
+    models = [network(dims, [True, False, True, True], [True, True, False, False]) for _ in range(2)]
+    sizes = [[1 + several * (unit % 3) for unit in range(num)] for num in (45, 31)]
+    batches = draw_batches(np.random.default_rng(0), dims, sizes, _classes(3), bad)
+    mechanism = Mechanism("patient", 0.5, 0.0, 0.5, 1, DIVISOR, 1e-3)
+    found = []
+    for stack in stacks(models):
+        noises = [NoiseStream(row) for row in range(len(models))]
+        engine = FusedEngine(stack, multiclass_loss, mechanism, noises, np.ones((2, 45), bool), 60)
+        updates, losses = engine.step(batches, 10**6)
+        assert float(updates.norm()) > 0
+        found.append((updates.numpy(), losses.numpy(), [ledger.num_nonfinite for ledger in engine.ledgers]))
+    assert np.allclose(found[0][0], found[1][0], rtol=1e-10, atol=1e-12)
+    assert found[0][2] == found[1][2]
+    if bad is None:
+        assert np.allclose(found[0][1], found[1][1])
+
+
 @pytest.mark.parametrize("max_rows", [1, 2**62])
 def test_plain_sums_equal_rules(max_rows):
     torch.manual_seed(0)
@@ -98,7 +121,7 @@ def test_plain_sums_equal_rules(max_rows):
     batches = draw_batches(np.random.default_rng(0), [3], [[1, 2, 1], [3]], _classes(3), None)
     found = []
     for stack in stacks(models):
-        losses = _plain_gradient(stack, multiclass_loss, batches, [2.0, 3.0], max_rows)
+        losses = plain_gradient(stack, multiclass_loss, batches, [2.0, 3.0], max_rows)
         found.append((stack.gradient.numpy(), losses))
     assert np.allclose(found[0][0], found[1][0], rtol=1e-12)
     assert np.allclose(found[0][1], found[1][1])
@@ -142,5 +165,6 @@ def test_what_a_chain_is():
 
 def test_records_of_another_type_are_refused():
     stack = Stack([nn.Sequential(nn.Linear(2, 1))])
+    batch = UnitBatch(Given(torch.zeros(2, 2, dtype=torch.float64), torch.zeros(2)), np.arange(2), np.arange(2))
     with pytest.raises(TypeError, match=r"float64.*float32"):
-        stack.forward_backward(torch.zeros(2, 2, dtype=torch.float64), torch.zeros(2), torch.ones(2), binary_loss)
+        stack.chains[0].add_plain(batch, 0, 2, binary_loss)

@@ -6,13 +6,16 @@ never built), and the classic ones again, because the code is another.
 
 from __future__ import annotations
 
+import types
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from dptrain.privacy.fused import chain as chain_module
+from dptrain.privacy.fused import chain_kernels, linear, norms, tape
 from dptrain.privacy.fused import engine as fused_engine
-from dptrain.privacy.fused import kernels, linear, norms, tape
 from dptrain.privacy.fused.chain import ChainEntry
 from dptrain.privacy.fused.engine import FusedEngine, Given, UnitBatch
 from dptrain.privacy.fused.single import BlockProbe, GpuProbe, LonelyProbe
@@ -58,7 +61,7 @@ def broken(**changes):
 @pytest.mark.parametrize("model", [stacked, chain])
 @pytest.mark.parametrize("probe", [BlockProbe, LonelyProbe])
 def test_the_sound_engine_passes_every_check(probe, model):
-    assert len(Stack([model(), model()]).lanes) == (2 if model is chain else 1)
+    assert len(Stack([model(), model()]).chains) == (2 if model is chain else 0)
     report = look(probe, model=model)
     assert report.passed, [str(finding) for finding in report.findings]
     assert set(report.measured) == set(CHECKS) - {"units"}
@@ -81,22 +84,23 @@ def _shares(self):
     self._noises = [NoiseStream(7)] * len(self._noises)
 
 
-def _neighbours_noise(self):
+def _neighbours_noise(self, model):
     """All models share one array of noise."""
-    self._noise = self._noise[:1].expand_as(self._noise)
-    return FusedEngine._add_noise(self)
+    return FusedEngine._draw(self, model) if model == 0 else self._noise[0]
 
 
 def _patch_clip(change):
-    """A probe whose clip weights are changed by `change(entries, norm, segments, squares_to_weights)`."""
+    """A probe whose clip weights are changed by `change(entries, norm, segments, squares_to_weights)`; those of chains
+    where some unit has several records."""
 
     def clipped_pass(self, batches, ranges):
         sound = fused_engine.clip_weights
-        fused_engine.clip_weights = lambda *args: change(sound, *args)
+        for module in (fused_engine, chain_module):
+            module.clip_weights = lambda *args: change(sound, *args)
         try:
             return FusedEngine._clipped_pass(self, batches, ranges)
         finally:
-            fused_engine.clip_weights = sound
+            fused_engine.clip_weights = chain_module.clip_weights = sound
 
     return broken(_clipped_pass=clipped_pass)
 
@@ -163,6 +167,11 @@ def _truncates(packed):
     return packed
 
 
+def _shortens(self, batches, ranges):
+    """A hard cap on the batch: records past it are dropped."""
+    return FusedEngine._clipped_pass(self, batches, [(start, min(stop, start + 6)) for start, stop in ranges])
+
+
 def _stale_tape(self, batches, ranges):
     """The entries of the pass before are weighted once more."""
     old = getattr(self, "old", [])
@@ -201,7 +210,7 @@ def _splits_units(self, batches, ranges):
 MUTANTS = {
     "half of the noise": (broken(__init__=_init(_halves)), "noise"),
     "one stream of noise for all models": (broken(__init__=_init(_shares)), "noise"),
-    "one array of noise for all models": (broken(_add_noise=_neighbours_noise), "noise"),
+    "one array of noise for all models": (broken(_draw=_neighbours_noise), "noise"),
     "no clipping": (_patch_clip(_nothing_clipped), "sensitivity"),
     "one clip weight per batch": (_patch_clip(_whole_batch), "independence"),
     "clips to 2 C": (_patch_clip(_twice_c), "sensitivity"),
@@ -212,6 +221,7 @@ MUTANTS = {
     "padding counts": (_pack_with(_padding_counts), "gradients"),
     "sums a unit's records": (_pack_with(_summed), "gradients"),
     "drops rows that do not fit": (_pack_with(_truncates), "gradients"),
+    "drops records that do not fit": (broken(_clipped_pass=_shortens), "gradients"),
     "entries of the pass before": (broken(_clipped_pass=_stale_tape), "memory"),
     "sums carried over": (broken(step=_carried), "memory"),
     "empty batches are skipped": (broken(step=_skips_empty), "empty"),
@@ -220,12 +230,14 @@ MUTANTS = {
 }
 
 
+OF_STACKS = {"a layer is not in the norm", "padding counts", "sums a unit's records", "drops rows that do not fit"}
+"""A chain's batch is not padded, and its layers are one entry; what corresponds is among the broken loops."""
+
+
 @pytest.mark.parametrize(
-    "name, model", [(name, model) for name in MUTANTS for model in (stacked, chain)
-                    if (name, model) != ("a layer is not in the norm", chain)]
-)  # fmt: skip
+    "name, model", [*((name, stacked) for name in MUTANTS), *((name, chain) for name in MUTANTS.keys() - OF_STACKS)]
+)
 def test_broken_engines_are_refused(name, model):
-    """(A chain's layers are one entry; that one of them is not in the norm is among the broken loops.)"""
     probe, check = MUTANTS[name]
     report = look(probe, {check}, model)
     assert [finding.check for finding in report.findings] == [check], report.measured
@@ -279,10 +291,35 @@ def _unweighted(dims, has_bias, inputs, outputs, grads, weights, total):
     SOUND["add_weighted"](dims, has_bias, inputs, outputs, grads, np.ones_like(weights), total)
 
 
+def _weights_of_others(dims, has_bias, inputs, outputs, grads, weights, total):
+    SOUND["add_weighted"](dims, has_bias, inputs, outputs, grads, np.roll(weights, 1), total)
+
+
+def _one_weight(dims, has_bias, inputs, outputs, grads, weights, total):
+    """One clip weight for the batch."""
+    SOUND["add_weighted"](dims, has_bias, inputs, outputs, grads, np.full_like(weights, weights.min()), total)
+
+
+def _drops_rows(dims, has_bias, inputs, outputs, grads, weights, total):
+    kept = weights.copy()
+    kept[6:] = 0.0
+    SOUND["add_weighted"](dims, has_bias, inputs, outputs, grads, kept, total)
+
+
+def _overwrites(dims, has_bias, inputs, outputs, grads, weights, total):
+    """What an earlier pass of the step left is lost."""
+    total[:] = 0
+    SOUND["add_weighted"](dims, has_bias, inputs, outputs, grads, weights, total)
+
+
 def _does_not_clip(squares, clipping_norm, factors, finite):
     SOUND["clip_factors"](squares, clipping_norm, factors, finite)
     factors[:] = 1.0
     return True
+
+
+def _twice_the_norm(squares, clipping_norm, factors, finite):
+    return SOUND["clip_factors"](squares, 2 * clipping_norm, factors, finite)
 
 
 def _all_finite(squares, clipping_norm, factors, finite):
@@ -290,25 +327,73 @@ def _all_finite(squares, clipping_norm, factors, finite):
     return True
 
 
-SOUND = {name: getattr(kernels, name) for name in ("backward", "add_weighted", "clip_factors")}
+def _masks_nothing(dims, inputs, outputs, grads, keep):
+    pass
+
+
+def _masks_gradients(dims, inputs, outputs, grads, keep):
+    """0 times the infinity of an input is not 0."""
+    before, inner = inputs.copy(), outputs.copy()
+    SOUND["mask"](dims, inputs, outputs, grads, keep)
+    inputs[:], outputs[:] = before, inner
+
+
+INNER = ("backward", "add_weighted", "clip_factors", "mask")
+SOUND = {name: getattr(chain_kernels, name) for name in INNER}
 BROKEN_LOOPS = {
-    "a bias is not in the norm": ("backward", _forgets_bias, "sensitivity"),
-    "one layer is in the norm": ("backward", _first_layer_only, "sensitivity"),
-    "dead units have gradients": ("backward", _through_dead_units, "gradients"),
-    "everything is added twice": ("add_weighted", _weighs_twice, "gradients"),
-    "clip weights are not used": ("add_weighted", _unweighted, "sensitivity"),
-    "clip weights are 1": ("clip_factors", _does_not_clip, "split"),
-    "records that are not finite stay": ("clip_factors", _all_finite, "nonfinite"),
+    "a bias is not in the norm": ("backward", _forgets_bias),
+    "one layer is in the norm": ("backward", _first_layer_only),
+    "dead units have gradients": ("backward", _through_dead_units),
+    "everything is added twice": ("add_weighted", _weighs_twice),
+    "clip weights are not used": ("add_weighted", _unweighted),
+    "clip weights of other rows": ("add_weighted", _weights_of_others),
+    "one clip weight per batch": ("add_weighted", _one_weight),
+    "rows are dropped": ("add_weighted", _drops_rows),
+    "a pass overwrites the one before": ("add_weighted", _overwrites),
+    "clip weights are 1": ("clip_factors", _does_not_clip),
+    "clips to 2 C": ("clip_factors", _twice_the_norm),
+    "records that are not finite stay": ("clip_factors", _all_finite),
+    "nothing is masked": ("mask", _masks_nothing),
+    "only gradients are masked": ("mask", _masks_gradients),
 }
 
 
-@pytest.mark.parametrize("name", BROKEN_LOOPS)
-def test_broken_loops_are_refused(monkeypatch, name):
-    where, change, check = BROKEN_LOOPS[name]
-    monkeypatch.setattr(kernels, where, change)
-    report = look(BlockProbe, {check, "sensitivity", "independence"}, chain)
+HARMLESS = {("units", "a bias is not in the norm"), ("units", "one layer is in the norm")}
+"""Norms of units with several records come from `ChainEntry.unit_norms`."""
+
+
+@pytest.mark.parametrize(
+    "path, name", sorted({(path, name) for path in ("records", "units") for name in BROKEN_LOOPS} - HARMLESS)
+)
+def test_broken_loops_are_refused(monkeypatch, path, name):
+    """Where every unit has one record, and where some have several: each path alone is broken."""
+    where, change = BROKEN_LOOPS[name]
+    if path == "records":
+        one_by_one = types.FunctionType(
+            chain_kernels.clipped_sum.py_func.__code__, {**vars(chain_kernels), where: change}
+        )
+        monkeypatch.setattr(chain_kernels, "clipped_sum", one_by_one)
+    elif where == "clip_factors":
+        monkeypatch.setattr(tape.kernels, where, change)
+    else:
+        monkeypatch.setattr(chain_kernels, where, change)
+    report = look(BlockProbe, model=chain)
     assert report.findings, report.measured
-    assert "it failed with" not in report.findings[0].what, "the mutant only crashes"
+    assert not any("it failed with" in finding.what for finding in report.findings), "the mutant only crashes"
+
+
+def test_a_pass_in_parts_is_sound(monkeypatch):
+    """Without a change, the way in which the loops above are broken changes nothing."""
+    one_by_one = types.FunctionType(chain_kernels.clipped_sum.py_func.__code__, dict(vars(chain_kernels)))
+    monkeypatch.setattr(chain_kernels, "clipped_sum", one_by_one)
+    report = look(BlockProbe, model=chain)
+    assert report.passed, [str(finding) for finding in report.findings]
+
+
+def test_sums_of_a_units_records_are_refused(monkeypatch):
+    monkeypatch.setattr(UnitBatch, "shares", property(lambda self: np.ones(len(self.owner))))
+    report = look(BlockProbe, {"gradients"}, chain)
+    assert [finding.check for finding in report.findings] == ["gradients"]
 
 
 @pytest.mark.parametrize("entry", ["mask", "unit_norms"])
@@ -441,7 +526,7 @@ def test_the_noise_has_the_distribution_of_opacus():
 
 
 def test_steps_may_wait_to_be_written_down(monkeypatch):
-    """As on a GPU, which a step does not wait for."""
-    at_once = [ledger.to_dict() for ledger in run()]
-    monkeypatch.setattr(FusedEngine, "_pending_steps", lambda self: 7)
-    assert [ledger.to_dict() for ledger in run()] == at_once
+    """40 steps, 32 of them together."""
+    in_batches = [ledger.to_dict() for ledger in run()]
+    monkeypatch.setattr(fused_engine, "PENDING", 1)
+    assert [ledger.to_dict() for ledger in run()] == in_batches

@@ -216,7 +216,7 @@ def test_padding_is_something_that_the_model_can_stand(data, label):
 def test_a_model_without_records_in_a_pass_keeps_its_sum():
     from dptrain.privacy.fused.engine import Given, UnitBatch
     from dptrain.privacy.fused.stack import Stack
-    from dptrain.training.fused import _plain_gradient
+    from dptrain.training.fused import plain_gradient
     from dptrain.training.losses import binary_loss
 
     models = [Standardizing((5,), 1) for _ in range(2)]
@@ -226,7 +226,7 @@ def test_a_model_without_records_in_a_pass_keeps_its_sum():
         owner = np.arange(num)
         batches.append(UnitBatch(Given(features, torch.zeros(num, dtype=torch.int64)), owner, owner))
     stack = Stack(models)
-    _plain_gradient(stack, binary_loss, batches, [1.0, 1.0], 10**6)
+    plain_gradient(stack, binary_loss, batches, [1.0, 1.0], 10**6)
     assert stack.gradient[0].isfinite().all()
     assert float(stack.gradient[0].norm()) > 0
     assert not stack.gradient[1].any()

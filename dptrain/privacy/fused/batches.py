@@ -36,19 +36,23 @@ class Records(Protocol):
     def like(self, num: int) -> tuple[Tensor, Tensor]:
         """Arrays for `num` records, not filled: features (num, ...), labels (num, ...)."""
 
+    def tables(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
+        """On a CPU: features (M, D) and labels (M, ...) of records, and which of them (R,) are in the batch."""
+
 
 class Resident:
     """Arrays of all records, from which batches are picked by row."""
 
     def __init__(self, features: Tensor, labels: Tensor) -> None:
         self.features, self.labels = features, labels
-        self._tables = None if features.is_cuda else (_table(features), _table(labels))
+        self.arrays = None if features.is_cuda else (_table(features), labels.numpy())
+        """On a CPU: features (N, D) and labels (N, ...), views."""
 
     def pick(self, rows: NDArray[np.int64], features: Tensor, labels: Tensor) -> None:
         """Write the records at `rows` (R,), at least one, to the first R rows, and the first of them to the others."""
-        if self._tables is not None:
-            for table, out in zip(self._tables, (features, labels), strict=True):
-                kernels.gather(table, rows, out.numpy().reshape(len(out), -1))
+        if self.arrays is not None:
+            for array, out in zip(self.arrays, (features, labels), strict=True):
+                kernels.gather(array.reshape(len(array), -1), rows, out.numpy().reshape(len(out), -1))
             return
         padded = np.concatenate([rows, np.full(len(features) - len(rows), rows[0])])
         index = to_device(padded, self.features.device)
@@ -75,6 +79,11 @@ class Rows:
         """Uninitialised."""
         return _empty(self.resident.features, num), _empty(self.resident.labels, num)
 
+    def tables(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
+        """Views of the resident arrays."""
+        assert self.resident.arrays is not None
+        return *self.resident.arrays, self.index
+
 
 @dataclass(frozen=True)
 class Given:
@@ -96,6 +105,10 @@ class Given:
         """Uninitialised."""
         return _empty(self.features, num), _empty(self.labels, num)
 
+    def tables(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
+        """All of what was made."""
+        return _table(self.features), self.labels.numpy(), np.arange(len(self))
+
 
 @dataclass(frozen=True)
 class UnitBatch:
@@ -111,6 +124,12 @@ class UnitBatch:
     def is_single(self) -> bool:
         """Whether every unit has one record, and the units ascend."""
         return kernels.ascends(self.owner)
+
+    @cached_property
+    def shares(self) -> NDArray[np.float64]:
+        """(R,) one over the number of records of each record's unit."""
+        found: NDArray[np.float64] = 1.0 / np.bincount(self.owner)[self.owner]
+        return found
 
 
 @dataclass(frozen=True)
@@ -141,8 +160,7 @@ def pack(batches: Sequence[UnitBatch], ranges: Sequence[tuple[int, int]]) -> Pac
                 array.zero_()
             continue
         batch.records.fill(start, stop, *part)
-        share = 1.0 if batch.is_single else 1.0 / np.bincount(batch.owner)[batch.owner[start:stop]]
-        weights[model, : stop - start] = share
+        weights[model, : stop - start] = 1.0 if batch.is_single else batch.shares[start:stop]
     return Packed(features, labels, to_device(weights.ravel(), features.device), num)
 
 

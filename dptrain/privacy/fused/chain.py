@@ -1,24 +1,26 @@
 """Networks that are a chain of linear layers with or without ReLU, on a CPU: model after model, without autograd.
 
 All activations and gradients of one model's batch stay in a core's cache, a whole pass is a few compiled calls
-(`kernels.py`), and a batch is not padded to the size of a neighbour's. The tape gets one entry for the whole network,
-which is clipped, masked and weighted by the same code as every other model's.
+(`chain_kernels.py`), and a batch is not padded at all. Where every unit has one record, clipping and the weighted sum
+are one call with the backward pass; otherwise the whole network is one entry, which is clipped by the code that clips
+every other model's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dptrain.privacy.fused import kernels
-from dptrain.privacy.fused.rules import Tape
-from dptrain.privacy.fused.tape import Outer, Segments
+from dptrain.privacy.engine import RecordLoss
+from dptrain.privacy.fused import chain_kernels
+from dptrain.privacy.fused.batches import UnitBatch
+from dptrain.privacy.fused.kernels import gather
+from dptrain.privacy.fused.tape import Outer, Segments, clip_weights
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,13 @@ def chain_shape(model: nn.Module) -> ChainShape | None:
 
 @dataclass
 class ChainEntry:
-    """What the backward pass of one model left."""
+    """What the passes of one model leave, for units of several records."""
 
     shape: ChainShape
     inputs: NDArray[np.floating]
     """(N, D)"""
     outputs: NDArray[np.floating]
-    """Of all layers, see `kernels.py`."""
+    """Of all layers, see `chain_kernels.py`."""
     grads: NDArray[np.floating]
     """Of all layers; weighted by `add_weighted`."""
     squares: Tensor
@@ -89,16 +91,14 @@ class ChainEntry:
         return torch.stack(parts).sum(0)
 
     def mask(self, keep: Tensor) -> None:
-        """Both factors of every layer: 0 times infinity is not 0."""
-        gone = ~keep.numpy()
-        for below, grads, _ in self._layers():
-            below.numpy()[gone] = 0.0
-            grads.numpy()[gone] = 0.0
+        """Rows of zeros."""
+        chain_kernels.mask(self.shape.dims, self.inputs, self.outputs, self.grads, keep.numpy())
 
     def add_weighted(self, weight: Tensor) -> None:
-        """One product per layer."""
-        kernels.add_weighted(
-            self.shape.dims, self.shape.has_bias, self.inputs, self.outputs, self.grads, weight.numpy(), self.total
+        """One product per layer; `weight` is float64."""
+        shape, weights = self.shape, weight.numpy()
+        chain_kernels.add_weighted(
+            shape.dims, shape.has_bias, self.inputs, self.outputs, self.grads, weights, self.total
         )
 
     def _layers(self) -> list[tuple[Tensor, Tensor, bool]]:
@@ -111,64 +111,137 @@ class ChainEntry:
         return found
 
 
-class Chain:
-    """One model of a stack: `values` and `gradient` (P,) are its rows of the stack's."""
+class Workspace:
+    """Arrays of one pass, used again by the next: a fresh page costs more than the arithmetic on it."""
 
-    def __init__(self, shape: ChainShape, values: Tensor, gradient: Tensor, tape: Tape) -> None:
-        self._shape, self._tape = shape, tape
+    def __init__(self, shape: ChainShape, dtype: np.dtype[Any]) -> None:
+        self._shape, self._dtype, self._capacity = shape, dtype, -1
+        self._units = int(shape.dims[1:].sum())
+
+    def pass_of(self, rows: int) -> Pass:
+        """Arrays for so many rows, with what an earlier pass left in them."""
+        if rows > self._capacity:
+            self._capacity = rows + rows // 8
+            self._inputs, self._outputs, self._grads = (
+                np.empty(self._capacity * width, self._dtype) for width in (self._shape.dims[0], *[self._units] * 2)
+            )
+            self._squares = np.empty(self._capacity * len(self._shape.relu))
+            self._losses, self._ones = np.empty(self._capacity, self._dtype), np.ones(self._capacity, self._dtype)
+        inputs = self._inputs[: rows * self._shape.dims[0]].reshape(rows, -1)
+        squares = self._squares[: rows * len(self._shape.relu)].reshape(-1, rows)
+        outputs, grads = self._outputs[: rows * self._units], self._grads[: rows * self._units]
+        return Pass(inputs, outputs, grads, squares, self._losses[:rows], self._ones[:rows])
+
+
+class Pass(NamedTuple):
+    """What a forward pass of N rows leaves, and where the backward pass writes."""
+
+    inputs: NDArray[np.floating]
+    """(N, D)"""
+    outputs: NDArray[np.floating]
+    """Of all layers, see `chain_kernels.py`."""
+    grads: NDArray[np.floating]
+    """The same; those of the last layer are filled."""
+    input_squares: NDArray[np.float64]
+    """(L, N)"""
+    losses: NDArray[np.floating]
+    """(N,)"""
+    ones: NDArray[np.floating]
+    """(N,)"""
+
+
+class Chain:
+    """One model of a stack: `values` and `gradient` (P,) are its rows of the stack's, `workspace` is shared with models
+    whose passes do not overlap this one's."""
+
+    def __init__(self, shape: ChainShape, values: Tensor, gradient: Tensor, workspace: Workspace) -> None:
+        self._shape, self._workspace = shape, workspace
         self._values, self._gradient = values.numpy(), gradient.numpy()
 
-    def forward_backward(
-        self, features: Tensor, labels: Tensor, weights: Tensor, record_loss: Callable[[Tensor, Tensor], Tensor]
-    ) -> Tensor:
-        """Losses (N,) of rows (N, ...); leaves an entry on the tape, or the sum of gradients for plain arms.
+    def add_clipped(
+        self, batch: UnitBatch, start: int, stop: int, record_loss: RecordLoss, clipping_norm: float
+    ) -> tuple[float, int]:
+        """Add the clipped gradients of the units of records [start, stop), whole units, to the model's sum. Returns the
+        sum of finite losses and the number of records whose gradient is not finite."""
+        if start == stop:
+            return 0.0, 0
+        shape, segments = self._shape, None
+        if not batch.is_single:
+            segments = Segments.build(batch.owner[None, start:stop], torch.device("cpu"))
+        ran = self._forward(batch, start, stop, record_loss)
+        if segments is None:
+            return chain_kernels.clipped_sum(
+                self._values, shape.dims, shape.has_bias, shape.relu, ran.inputs, ran.outputs, ran.grads,
+                ran.input_squares, ran.losses, clipping_norm, self._gradient,
+            )  # fmt: skip
+        entry = self._backward(ran)
+        factors, finite = clip_weights([entry], clipping_norm, segments, False)
+        entry.add_weighted(factors)
+        return chain_kernels.tally(ran.losses, finite.numpy())
 
-        May overwrite `features` when the entry is masked.
-        """
-        shape, values = self._shape, self._values
-        inputs = features.detach().numpy().reshape(len(features), -1)
-        if inputs.dtype != values.dtype:
+    def add_plain(
+        self, batch: UnitBatch, start: int, stop: int, record_loss: RecordLoss
+    ) -> NDArray[np.floating]:
+        """Add the gradients of the losses of records [start, stop), divided by the records of their unit, to the
+        model's sum. Returns losses (N,), which the next pass overwrites."""
+        if start == stop:
+            return np.zeros(0)
+        ran = self._forward(batch, start, stop, record_loss)
+        self._backward(ran).add_weighted(torch.ones(stop - start, dtype=torch.float64))
+        return ran.losses
+
+    def _forward(self, batch: UnitBatch, start: int, stop: int, record_loss: RecordLoss) -> Pass:
+        """Losses of records [start, stop), and gradients by the logits of the sum of losses, each divided by the number
+        of records of its unit."""
+        shape, ran = self._shape, self._workspace.pass_of(stop - start)
+        features, labels, rows = batch.records.tables()
+        if features.dtype != self._values.dtype:
             raise TypeError(
-                f"Records are {inputs.dtype}, the model's weights {values.dtype}; both must have one type. Convert the "
-                "records, or the model."
+                f"Records are {features.dtype}, the model's weights {self._values.dtype}; both must have one type. "
+                "Convert the records, or the model."
             )
-        rows, num_outputs = len(inputs), int(shape.dims[-1])
-        outputs = np.empty(rows * int(shape.dims[1:].sum()), values.dtype)
-        grads = np.empty_like(outputs)
-        below = np.empty((len(shape.relu), rows))
-        kernels.forward(values, shape.dims, shape.has_bias, shape.relu, inputs, outputs, below)
-        logits, last = (each[-rows * num_outputs :].reshape(rows, num_outputs) for each in (outputs, grads))
-        losses = _loss(record_loss, logits, labels, weights, last)
-        squares = np.empty(rows)
-        kernels.backward(values, shape.dims, shape.has_bias, shape.relu, outputs, grads, below, squares)
-        entry = ChainEntry(shape, inputs, outputs, grads, torch.from_numpy(squares), self._gradient)
-        if self._tape.private:
-            self._tape.entries.append(entry)
-        else:
-            entry.add_weighted(torch.ones(rows, dtype=features.dtype))
-        return losses
+        rows = rows[start:stop]
+        gather(features, rows, ran.inputs)
+        chain_kernels.forward(
+            self._values, shape.dims, shape.has_bias, shape.relu, ran.inputs, ran.outputs, ran.input_squares
+        )
+        last = len(rows) * int(shape.dims[-1])
+        logits, grads = (each[-last:].reshape(len(rows), -1) for each in (ran.outputs, ran.grads))
+        weights = ran.ones if batch.is_single else batch.shares[start:stop].astype(self._values.dtype)
+        _losses(record_loss, logits, labels[rows], weights, ran.losses, grads)
+        return ran
+
+    def _backward(self, ran: Pass) -> ChainEntry:
+        shape, squares = self._shape, np.empty(len(ran.losses))
+        chain_kernels.backward(
+            self._values, shape.dims, shape.has_bias, shape.relu, ran.outputs, ran.grads, ran.input_squares, squares
+        )
+        return ChainEntry(shape, ran.inputs, ran.outputs, ran.grads, torch.from_numpy(squares), self._gradient)
 
 
-def _loss(
-    record_loss: Any, logits: NDArray[np.floating], labels: Tensor, weights: Tensor, grads: NDArray[np.floating]
-) -> Tensor:
-    """(N,) losses of logits (N, O); writes the gradient of their weighted sum to `grads` (N, O).
+def _losses(
+    record_loss: Any,
+    logits: NDArray[np.floating],
+    labels: NDArray[Any],
+    weights: NDArray[np.floating],
+    losses: NDArray[np.floating],
+    grads: NDArray[np.floating],
+) -> None:
+    """Writes `losses` (N,) of logits (N, O) and the gradient of their weighted sum, `grads` (N, O).
 
     A loss that knows its gradient for whole labels says so with an attribute
     `row_gradients(logits, labels, weights, losses, grads)`, which writes the last two.
     """
     known = getattr(record_loss, "row_gradients", None)
-    if known is not None and labels.dtype == torch.int64:
-        losses = np.empty(len(logits), logits.dtype)
-        known(logits, labels.numpy(), weights.numpy(), losses, grads)
-        return torch.from_numpy(losses)
+    if known is not None and labels.dtype == np.int64:
+        known(logits, labels, weights, losses, grads)
+        return
     leaf = torch.from_numpy(logits).requires_grad_()
     with torch.enable_grad():
-        found = record_loss(leaf, labels)
+        found = record_loss(leaf, torch.from_numpy(labels))
         check_losses(found, len(logits))
-        grads[:] = torch.autograd.grad(found, leaf, weights)[0].numpy()
-    detached: Tensor = found.detach()
-    return detached
+        grads[:] = torch.autograd.grad(found, leaf, torch.from_numpy(weights))[0].numpy()
+    losses[:] = found.detach().numpy()
 
 
 def check_losses(losses: Tensor, num_rows: int) -> None:

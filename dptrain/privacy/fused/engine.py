@@ -28,7 +28,7 @@ from dptrain.privacy.noise_stream import NoiseStream
 
 __all__ = ["FusedEngine", "Given", "UnitBatch", "cut_at_units", "mean_losses", "pack"]
 PENDING = 32
-"""Steps on a GPU after which what was measured in them is fetched."""
+"""Steps after which what was measured in them is entered in the ledgers."""
 
 
 class FusedEngine:
@@ -63,7 +63,7 @@ class FusedEngine:
             raise ValueError(f"{len(self._ledgers)} noise streams for {stack.num_models} models.")
         self._record_loss, self._noises = record_loss, list(noises)
         self._max_rows = max_rows
-        self._noise = torch.zeros_like(stack.values)
+        self._noise = torch.zeros_like(stack.values if stack.values.is_cuda else stack.values[:1])
         self._is_inside_step = False
 
     @property
@@ -86,16 +86,17 @@ class FusedEngine:
         self._is_inside_step = True
         stack = self.stack
         stack.gradient.zero_()
-        limit = max(min(max_records, self._max_rows // stack.lane_width), 1)
+        limit = max(min(max_records, self._max_rows // stack.pass_width), 1)
         cuts = [cut_at_units(batch.owner, limit) for batch in batches]
-        sums = torch.zeros(2, stack.num_models, dtype=torch.float64, device=stack.values.device)
-        for index in range(max(map(len, cuts))):
-            sums += self._clipped_pass(batches, [cut[index] if index < len(cut) else (0, 0) for cut in cuts])
-        noised = self._add_noise()
+        passes = [
+            self._clipped_pass(batches, [cut[index] if index < len(cut) else (0, 0) for cut in cuts])
+            for index in range(max(map(len, cuts)))
+        ]
+        sums = passes[0] if len(passes) == 1 else torch.stack(passes).sum(0)
+        noised, norms = self._add_noise()
         used = (self.noise_multiplier, self.clipping_norm, self.divisor)
-        units = [batch.units for batch in batches]
-        self._pending.append(_Entered(units, used, torch.cat([sums[1:], self._found(noised)])))
-        if len(self._pending) >= self._pending_steps():
+        self._pending.append(_Entered([batch.units for batch in batches], used, sums[1], norms))
+        if len(self._pending) >= PENDING:
             self._write_down()
         self._is_inside_step = False
         return noised, mean_losses(sums[0], batches)
@@ -103,73 +104,71 @@ class FusedEngine:
     def _clipped_pass(self, batches: Sequence[UnitBatch], ranges: list[tuple[int, int]]) -> Tensor:
         """Add the clipped sums of these records to `stack.gradient`; returns (2, K): each model's sum of losses and
         number of records that are not finite."""
-        parts = [
-            self._lane_pass(number, batches[lane], ranges[lane]) for number, lane in enumerate(self.stack.lanes)
-        ]
-        return parts[0] if isinstance(parts[0], Tensor) else torch.tensor(parts, dtype=torch.float64).T
-
-    def _lane_pass(
-        self, lane: int, batches: Sequence[UnitBatch], ranges: list[tuple[int, int]]
-    ) -> Tensor | tuple[float, float]:
-        """The same for the models of one lane of the stack; two numbers for one model on a CPU."""
         stack = self.stack
+        if stack.chains:
+            found = [
+                chain.add_clipped(batch, *span, self._record_loss, self.clipping_norm)
+                for chain, batch, span in zip(stack.chains, batches, ranges, strict=True)
+            ]
+            return torch.from_numpy(np.array(found, dtype=np.float64).T)
         packed = pack(batches, ranges)
         stack.tape.private = True
         segments = None
         if not all(batch.is_single for batch in batches):
             segments = Segments.build(owners(batches, ranges), stack.values.device)
-        losses = stack.forward_backward(packed.features, packed.labels, packed.weights, self._record_loss, lane)
+        losses = stack.forward_backward(packed.features, packed.labels, packed.weights, self._record_loss)
         with torch.no_grad():
-            on_gpu = losses.is_cuda
-            factors, finite = clip_weights(stack.tape.entries, self.clipping_norm, segments, on_gpu)
+            factors, finite = clip_weights(stack.tape.entries, self.clipping_norm, segments, losses.is_cuda)
             factors = factors.to(stack.values.dtype)
             for entry in stack.tape.entries:
                 entry.add_weighted(factors)
             stack.tape.clear()
-            if len(batches) == 1 and not on_gpu:
-                return kernels.tally(losses.numpy(), packed.weights.numpy(), finite.numpy())
             real = packed.weights > 0
             rows = torch.stack(
                 [losses.nan_to_num(0.0, 0.0, 0.0).masked_fill(~real, 0.0), (real & ~finite).to(losses.dtype)]
             )
-            return rows.view(2, len(batches), -1).sum(2)
+            return rows.view(2, len(batches), -1).sum(2, dtype=torch.float64)
 
-    def _add_noise(self) -> Tensor:
-        """(K, P) clipped sums plus noise from each model's own stream, divided."""
+    def _draw(self, model: int) -> Tensor:
+        """(P,) noise of one model from its own stream; on a CPU until the next call."""
+        row = self._noise[model % len(self._noise)]
         scale = self.noise_multiplier * self.clipping_norm
         if scale > 0:
-            for row, stream in zip(self._noise, self._noises, strict=True):
-                if isinstance(stream, NoiseStream):
-                    stream.fill(row, scale)
-                else:
-                    row.normal_(0.0, scale, generator=stream)
-        if self.stack.values.is_cuda:
-            return torch.add(self.stack.gradient, self._noise).div_(self.divisor)
-        noised = torch.empty_like(self.stack.gradient)
-        for rows in zip(self.stack.gradient.numpy(), self._noise.numpy(), noised.numpy(), strict=True):
-            kernels.add_noise(rows[0], rows[1], self.divisor, rows[2])
-        return noised
+            stream = self._noises[model]
+            if isinstance(stream, NoiseStream):
+                stream.fill(row, scale)
+            else:
+                row.normal_(0.0, scale, generator=stream)
+        return row
 
-    def _found(self, noised: Tensor) -> Tensor:
-        """(2, K) norms of the noise that is in what the optimizers receive, and of the clipped sums."""
+    def _add_noise(self) -> tuple[Tensor, Tensor]:
+        """(K, P) clipped sums plus noise, divided: what the optimizers receive; and (2, K) norms of the noise that is
+        found in them, and of the clipped sums."""
         clipped = self.stack.gradient
-        if not clipped.is_cuda:
-            pairs = zip(noised.numpy(), clipped.numpy(), strict=True)
-            squares = [kernels.noise_squares(one, other, self.divisor) for one, other in pairs]
-            return torch.tensor(squares, dtype=torch.float64).T.sqrt()
-        noise = torch.add(clipped, noised, alpha=-self.divisor)
-        return torch.stack([torch.linalg.vector_norm(each, dim=1, dtype=torch.float64) for each in (noise, clipped)])
-
-    def _pending_steps(self) -> int:
-        return PENDING if self.stack.values.is_cuda else 1
+        if clipped.is_cuda:
+            for model in range(self.stack.num_models):
+                self._draw(model)
+            noised = torch.add(clipped, self._noise).div_(self.divisor)
+            found = torch.add(clipped, noised, alpha=-self.divisor)
+            norms = [torch.linalg.vector_norm(each, dim=1, dtype=torch.float64) for each in (found, clipped)]
+            return noised, torch.stack(norms)
+        noised = torch.empty_like(clipped)
+        squares = np.empty((2, self.stack.num_models))
+        for model, (row, sums) in enumerate(zip(noised.numpy(), clipped.numpy(), strict=True)):
+            kernels.add_noise(sums, self._draw(model).numpy(), self.divisor, row)
+            squares[:, model] = kernels.noise_squares(row, sums, self.divisor)
+        return noised, torch.from_numpy(np.sqrt(squares))
 
     def _write_down(self) -> None:
         """Enter pending steps into the ledgers: the only place where a GPU is waited for."""
         pending, self._pending = self._pending, []
         if not pending:
             return
-        figures = torch.stack([entered.figures for entered in pending]).tolist()
-        for entered, (nonfinite, noise_norms, sum_norms) in zip(pending, figures, strict=True):
+        nonfinite_of_steps = torch.stack([entered.nonfinite for entered in pending]).tolist()
+        norms_of_steps = torch.stack([entered.norms for entered in pending]).tolist()
+        for entered, nonfinite, (noise_norms, sum_norms) in zip(
+            pending, nonfinite_of_steps, norms_of_steps, strict=True
+        ):
             for model, ledger in enumerate(self._ledgers):
                 ledger.num_nonfinite += int(nonfinite[model])
                 ledger.enter(
@@ -189,10 +188,12 @@ class _Entered:
     """Sampled units of each model."""
     used: tuple[float, float, float]
     """Noise multiplier, clipping norm and divisor."""
-    figures: Tensor
-    """(3, K) records that are not finite, norm of the noise that was found, norm of the clipped sum."""
+    nonfinite: Tensor
+    """(K,) records that are not finite."""
+    norms: Tensor
+    """(2, K) norm of the noise that was found, norm of the clipped sum."""
 
 
 def mean_losses(sums: Tensor, batches: Sequence[UnitBatch]) -> Tensor:
     """(K,) sums of losses over the records of each batch; NaN for an empty one."""
-    return sums / to_device(np.array([len(batch.owner) for batch in batches]), sums.device)
+    return sums / to_device(np.array([float(len(batch.owner)) for batch in batches]), sums.device)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dptrain.errors import PrivacyError
-from dptrain.privacy.fused.chain import Chain, chain_shape, check_losses
+from dptrain.privacy.fused.chain import Chain, Workspace, chain_shape, check_losses
 from dptrain.privacy.fused.rectified import pass_rectified, rectified_norms
 from dptrain.privacy.fused.rules import RULES, Slot, Tape, unsupported_layers
 
@@ -46,12 +46,12 @@ class Stack:
             for name, param in model.named_parameters():
                 param.data = slots[name].value[row]
         self._forward = self._template(models[0], slots)
-        self._chains: list[Chain] = []
+        self.chains: list[Chain] = []
+        """The models one by one, where they train faster that way; `forward_backward` knows nothing of them."""
         chain = chain_shape(models[0]) if self.values.device.type == "cpu" else None
         if chain is not None:
-            self._chains = [
-                Chain(chain, *rows, self.tape) for rows in zip(self.values, self.gradient, strict=True)
-            ]
+            space = Workspace(chain, self.values[:0].numpy().dtype)
+            self.chains = [Chain(chain, *rows, space) for rows in zip(self.values, self.gradient, strict=True)]
 
     @property
     def num_models(self) -> int:
@@ -59,33 +59,20 @@ class Stack:
         return len(self.models)
 
     @property
-    def lanes(self) -> list[slice]:
-        """Models that go through a pass together: all of them, or one after another where that is faster."""
-        width = self.lane_width
-        return [slice(first, first + width) for first in range(0, self.num_models, width)]
-
-    @property
-    def lane_width(self) -> int:
-        """Models of a lane."""
-        return 1 if self._chains else self.num_models
+    def pass_width(self) -> int:
+        """Models that go through a pass together."""
+        return 1 if self.chains else self.num_models
 
     def train(self, mode: bool = True) -> None:
         """Train mode of the shared forward pass (dropout)."""
         self._forward.train(mode)
 
     def forward_backward(
-        self,
-        features: Tensor,
-        labels: Tensor,
-        weights: Tensor,
-        record_loss: Callable[[Tensor, Tensor], Tensor],
-        lane: int = 0,
+        self, features: Tensor, labels: Tensor, weights: Tensor, record_loss: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
-        """Losses (N,) of rows (N, ...) of the models of `lanes[lane]`, and on the tape (or, for plain arms, in
-        `gradient`) what the backward pass of the loss summed with `weights` (N,) leaves."""
+        """Losses (N,) of rows (N, ...), model after model, and on the tape (or, for plain arms, in `gradient`) what the
+        backward pass of the loss summed with `weights` (N,) leaves."""
         self.tape.clear()
-        if self._chains:
-            return self._chains[lane].forward_backward(features, labels, weights, record_loss)
         losses = record_loss(self._forward(features), labels)
         check_losses(losses, len(features))
         torch.autograd.backward(losses, weights)
