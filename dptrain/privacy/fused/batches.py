@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dptrain.privacy.fused import kernels
+from dptrain.privacy.fused.layout import is_on_cpu
 from dptrain.privacy.fused.transfer import to_device
 
 PAD = 16
@@ -45,7 +46,7 @@ class Resident:
 
     def __init__(self, features: Tensor, labels: Tensor) -> None:
         self.features, self.labels = features, labels
-        self.arrays = None if features.is_cuda else (_table(features), labels.numpy())
+        self.arrays = (_table(features), labels.numpy()) if is_on_cpu(features) else None
         """On a CPU: features (N, D) and labels (N, ...), views."""
 
     def pick(self, rows: NDArray[np.int64], features: Tensor, labels: Tensor) -> None:

@@ -19,6 +19,7 @@ from dptrain.errors import PrivacyError
 from dptrain.privacy.engine import RecordLoss, check_ascending, stream_name
 from dptrain.privacy.fused import kernels
 from dptrain.privacy.fused.batches import Given, UnitBatch, cut_at_units, owners, pack
+from dptrain.privacy.fused.layout import is_on_cpu
 from dptrain.privacy.fused.stack import Stack
 from dptrain.privacy.fused.tape import Segments, clip_weights
 from dptrain.privacy.fused.transfer import to_device
@@ -63,7 +64,7 @@ class FusedEngine:
             raise ValueError(f"{len(self._ledgers)} noise streams for {stack.num_models} models.")
         self._record_loss, self._noises = record_loss, list(noises)
         self._max_rows = max_rows
-        self._noise = torch.zeros_like(stack.values if stack.values.is_cuda else stack.values[:1])
+        self._noise = torch.zeros_like(stack.values[:1] if is_on_cpu(stack.values) else stack.values)
         self._is_inside_step = False
 
     @property
@@ -118,7 +119,7 @@ class FusedEngine:
             segments = Segments.build(owners(batches, ranges), stack.values.device)
         losses = stack.forward_backward(packed.features, packed.labels, packed.weights, self._record_loss)
         with torch.no_grad():
-            factors, finite = clip_weights(stack.tape.entries, self.clipping_norm, segments, losses.is_cuda)
+            factors, finite = clip_weights(stack.tape.entries, self.clipping_norm, segments, not is_on_cpu(losses))
             factors = factors.to(stack.values.dtype)
             for entry in stack.tape.entries:
                 entry.add_weighted(factors)
@@ -145,7 +146,7 @@ class FusedEngine:
         """(K, P) clipped sums plus noise, divided: what the optimizers receive; and (2, K) norms of the noise that is
         found in them, and of the clipped sums."""
         clipped = self.stack.gradient
-        if clipped.is_cuda:
+        if not is_on_cpu(clipped):
             for model in range(self.stack.num_models):
                 self._draw(model)
             noised = torch.add(clipped, self._noise).div_(self.divisor)

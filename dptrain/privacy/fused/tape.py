@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dptrain.privacy.fused import kernels
+from dptrain.privacy.fused.layout import is_on_cpu
 from dptrain.privacy.fused.transfer import to_device
 
 ROUNDINGS = 4.0
@@ -191,7 +192,7 @@ class Stored:
 def squared_norms(rows: Tensor) -> Tensor:
     """(..., D) -> (...) in float64: float32 loses 1e-4 of a million equal values, and squares leave its range. Infinite
     above `kernels.LARGEST`."""
-    if rows.is_cuda:
+    if not is_on_cpu(rows):
         squares = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float64).square_()
         return squares.masked_fill_(~(squares <= kernels.LARGEST), math.inf)
     # torch would copy the rows to float64 first.
@@ -234,7 +235,7 @@ def clip_weights(
 def _factors(squares: Tensor, clipping_norm: float) -> tuple[Tensor, Tensor, bool]:
     """(M,) factors, 0 where the square is no number from 0 to infinity; (M,) bool where it is; whether all are (False
     where asking would take long)."""
-    if squares.is_cuda:
+    if not is_on_cpu(squares):
         sound = (squares >= 0) & (squares <= kernels.LARGEST)
         factors = (clipping_norm / (squares.sqrt() + 1e-6)).clamp_(max=1.0)
         return factors.masked_fill(~sound, 0.0), sound, False
