@@ -12,7 +12,8 @@ from dptrain.errors import DataError
 from dptrain.models.registry import build_model
 from dptrain.privacy.engine import PrivateEngine
 from dptrain.privacy.mechanism import Mechanism
-from dptrain.privacy.preflight import NUM_RECORDS, EngineFactory, Finding, PreflightReport, preflight
+from dptrain.privacy.preflight import NUM_RECORDS, Finding, PreflightReport, preflight
+from dptrain.privacy.preflight_probe import EngineFactory
 from dptrain.privacy.units import UnitIndex
 from dptrain.seeding import numpy_stream, stream_seed
 from dptrain.training.augment import check_operations

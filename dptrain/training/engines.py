@@ -21,7 +21,7 @@ from dptrain.privacy.fused.batches import Given, UnitBatch
 from dptrain.privacy.fused.convolution import register_convolution
 from dptrain.privacy.fused.single import BlockProbe, GpuProbe, LonelyProbe
 from dptrain.privacy.fused.stack import Stack
-from dptrain.privacy.preflight import EngineFactory
+from dptrain.privacy.preflight_probe import EngineFactory
 from dptrain.training.fused import plain_gradient
 from dptrain.training.losses import RECORD_LOSSES
 
