@@ -19,9 +19,11 @@ from dptrain.release import history
 from dptrain.release.card_command import check_texts, write_card
 from dptrain.release.model_file import write_model
 from dptrain.release.performance import performance
+from dptrain.release.plan import Plan, make_plan
+from dptrain.release.run_folder import finish_run
 from dptrain.release.statement import Facts, build_statement
 from dptrain.release.study_figures import audit_of_study, released_figures
-from dptrain.release.train import Plan, Trained, finish_run, make_plan, train_release
+from dptrain.release.train import Trained, train_release
 from dptrain.release.words import as_markdown
 from dptrain.study.atomic import write_json, write_text
 from dptrain.training.fleet import predict

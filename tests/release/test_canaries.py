@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from dptrain import cli
+from dptrain.errors import StudyError
 from dptrain.privacy.engine import PrivateEngine
 from dptrain.privacy.ledger import Ledger
 from dptrain.privacy.preflight import PreflightReport
-from dptrain.release import history, train
+from dptrain.release import history, run, train
+from dptrain.release.canaries import canary_coins
 
 SETTINGS = (
     "privacy.epsilon=0.5",
@@ -65,16 +67,16 @@ def test_the_statement_names_canaries_and_bound(capsys, folder) -> None:
 
 def test_coins_are_drawn_once(tmp_path) -> None:
     restricted = tmp_path / "restricted"
-    first = train.canary_coins(restricted, 40)
-    np.testing.assert_array_equal(train.canary_coins(restricted, 40), first)
+    first = canary_coins(restricted, 40)
+    np.testing.assert_array_equal(canary_coins(restricted, 40), first)
     (restricted / "config.json").write_text("{}")
     (restricted / "canaries.npy").unlink()
-    with pytest.raises(train.StudyError, match="is gone"):
-        train.canary_coins(restricted, 40)
+    with pytest.raises(StudyError, match="is gone"):
+        canary_coins(restricted, 40)
 
 
 def test_a_continued_run_keeps_its_coins(capsys, monkeypatch, folder) -> None:
-    original = train.private_steps
+    original = run.private_steps
 
     def steps(*arguments):
         inner, count = original(*arguments), iter(range(9))
@@ -87,7 +89,7 @@ def test_a_continued_run_keeps_its_coins(capsys, monkeypatch, folder) -> None:
         return one_step
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "private_steps", steps)
+        patch.setattr(run, "private_steps", steps)
         code, _ = call(capsys, "audit.canaries=64")
     assert code == 130
     assert not (folder / "statement.json").exists()

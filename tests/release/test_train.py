@@ -20,7 +20,7 @@ import dptrain
 from dptrain import cli
 from dptrain.cohorts.registry import load_cohort
 from dptrain.privacy.secure_random import SecureStream
-from dptrain.release import history, train
+from dptrain.release import history, plan, run
 from dptrain.release.model_file import load_model
 from dptrain.training.fleet import predict
 from dptrain.training.utility import auroc
@@ -52,7 +52,7 @@ def call(capsys, *arguments: str) -> tuple[int, str]:
 
 def at_step(monkeypatch, step: int, act: Callable[[], None]) -> None:
     """Call `act` in the middle of a step of this process: its noise is used, its result is not stored."""
-    original = train.private_steps
+    original = run.private_steps
 
     def steps(*arguments):
         inner = original(*arguments)
@@ -67,7 +67,7 @@ def at_step(monkeypatch, step: int, act: Callable[[], None]) -> None:
 
         return one_step
 
-    monkeypatch.setattr(train, "private_steps", steps)
+    monkeypatch.setattr(run, "private_steps", steps)
 
 
 def die() -> None:
@@ -270,13 +270,13 @@ def test_what_ran_and_was_not_accounted_has_no_epsilon_and_no_model(capsys, monk
 
 
 def test_an_epsilon_of_another_mechanism_is_void(capsys, monkeypatch, folder):
-    original = train.build_mechanism
+    original = plan.build_mechanism
 
     def flattering(*arguments):
         mechanism, accounting = original(*arguments)
         return mechanism, {**accounting, "epsilon": 0.1}
 
-    monkeypatch.setattr(train, "build_mechanism", flattering)
+    monkeypatch.setattr(plan, "build_mechanism", flattering)
     code, text = call(capsys)
     assert code == 1
     assert "epsilon=0.1 is recorded" in text
