@@ -24,7 +24,8 @@ from dptrain.audit.patients import patient_evidence
 from dptrain.errors import StudyError
 from dptrain.report.analysis import analyse, records_of
 from dptrain.report.arm_risk import PAIRED_THRESHOLDS, num_resamples
-from dptrain.report.build import BOTH, TEST_AND_MODELS, beyond, document_of, figure_of, number_of
+from dptrain.report.build import document_of
+from dptrain.report.build_leaves import BOTH, TEST_AND_MODELS, beyond, figure_of, number_of
 from dptrain.report.document import Document, Paired
 from dptrain.report.leaves import Count, plain
 from dptrain.report.results import Estimate
