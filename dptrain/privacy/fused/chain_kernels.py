@@ -18,6 +18,8 @@ from dptrain.tiles import LANES
 Array = NDArray[np.floating]
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+ADDED_UP = 512
+"""Rows that are added up one after the other: longer sums of equal numbers lose more digits than the ledger allows."""
 
 
 @compiled
@@ -104,31 +106,37 @@ def add_weighted(
 ) -> None:
     """total (P,) += sum over rows of each row's gradient times weights (N,). Leaves weighted rows in `grads`."""
     rows = inputs.shape[0]
-    kind = total.dtype.type
     product_ = np.empty(total.size, total.dtype)
     parameter, place, below = 0, 0, inputs.reshape(-1)
     for layer in range(has_bias.size):
         ins, outs = dims[layer], dims[layer + 1]
         g = grads[place : place + rows * outs]
         after = parameter + outs * ins
-        bias = np.zeros(outs, total.dtype)
-        for n in range(rows):
-            weight = kind(weights[n])
-            for d in range(outs):
-                value = g[n * outs + d] * weight
-                g[n * outs + d] = value
-                bias[d] += value
         found = product_[: outs * ins]
-        product(g, np.int64(1), outs, below, rows, ins, found)
-        for i in range(found.size):
-            total[parameter + i] += found[i]
-        if has_bias[layer]:
-            for d in range(outs):
-                total[after + d] += bias[d]
-            after += outs
+        for first in range(0, rows, ADDED_UP):
+            last = min(first + ADDED_UP, rows)
+            part, bias = g[first * outs : last * outs], np.zeros(outs, total.dtype)
+            _weigh(part.reshape(last - first, outs), weights[first:last], bias)
+            product(part, np.int64(1), outs, below[first * ins : last * ins], last - first, ins, found)
+            for i in range(found.size):
+                total[parameter + i] += found[i]
+            if has_bias[layer]:
+                for d in range(outs):
+                    total[after + d] += bias[d]
         below = outputs[place : place + rows * outs]
         place += rows * outs
-        parameter = after
+        parameter = after + (outs if has_bias[layer] else 0)
+
+
+@compiled
+def _weigh(rows: Array, weights: Array, total: Array) -> None:
+    """Multiplies rows (N, D) by weights (N,) and adds them to total (D,)."""
+    for n in range(rows.shape[0]):
+        weight = total.dtype.type(weights[n])
+        for d in range(rows.shape[1]):
+            value = rows[n, d] * weight
+            rows[n, d] = value
+            total[d] += value
 
 
 @compiled

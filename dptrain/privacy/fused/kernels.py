@@ -18,8 +18,9 @@ Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 LARGEST = 2.0**200
-"""Squared norm above which a row counts as not finite. Its clip weight, or the weight times a factor of its gradient,
-would be a float32 below 1e-38, which has few digits: rounded up it lets the row move the sum by more than C."""
+"""Squared norm above which a row counts as not finite; times C^2 where the clipping norm C is below 1. Its clip weight,
+or the weight times a factor of its gradient, would be a float32 below 1e-38, which has few digits: rounded up it lets
+the row move the sum by more than C."""
 
 
 @compiled
@@ -45,6 +46,8 @@ def ascends(owner: Ints) -> bool:
 @compiled
 def gather(source: NDArray[Any], rows: Ints, out: NDArray[Any]) -> None:
     """out (B, D) = source (M, D) at rows (R,), at the first of them behind R."""
+    if source.shape[1] != out.shape[1]:
+        raise ValueError("Records have another number of values than the model takes:", source.shape[1], out.shape[1])
     for position in range(out.shape[0]):
         row = rows[position] if position < rows.size else rows[0]
         if row < 0 or row >= source.shape[0]:
@@ -55,11 +58,12 @@ def gather(source: NDArray[Any], rows: Ints, out: NDArray[Any]) -> None:
 
 @compiled
 def clip_factors(squares: Array, clipping_norm: float, factors: Array, finite: Flags) -> bool:
-    """factors (N,) min(1, C / (norm + 1e-6)) of squared norms (N,), 0 where a square is not in [0, `LARGEST`];
-    finite (N,) says where it is, and the result whether that is so everywhere."""
+    """factors (N,) min(1, C / (norm + 1e-6)) of squared norms (N,), 0 where a square is not in [0, `LARGEST`], times
+    C^2 for C below 1; finite (N,) says where it is, and the result whether that is so everywhere."""
     bad = 0
+    largest = LARGEST * min(clipping_norm, 1.0) ** 2
     for n in range(squares.size):
-        finite[n] = 0.0 <= squares[n] <= LARGEST
+        finite[n] = 0.0 <= squares[n] <= largest
         factors[n] = min(1.0, clipping_norm / (np.sqrt(squares[n]) + 1e-6)) if finite[n] else 0.0
         bad += not finite[n]
     return bad == 0

@@ -117,29 +117,40 @@ class Outer:
 
     def record_norms(self) -> Tensor:
         """Without building the gradient: one number per record for T = 1, a T x T Gram matrix otherwise."""
-        tokens = self._token_norms()
-        if tokens.shape[1] == 1:
-            return tokens[:, 0]
+        inputs, grads = self._token_norms()
+        if inputs.shape[1] == 1:
+            return inputs.mul_(grads)[:, 0]
         own = self._products(self.inputs, self.grads, self.inputs, self.grads)
-        return charged(own, tokens.sqrt().sum(1), self.grads.dtype)
+        own += self._lost(inputs.sqrt().sum(1), grads.sqrt().sum(1))
+        return charged(own, inputs.mul_(grads).sqrt_().sum(1), self.grads.dtype)
 
     def unit_norms(self, segments: Segments, record_norms: Tensor) -> Tensor:
         """Records of a unit, two by two."""
         left, right = segments.pairs
         cross = self._products(self.inputs[left], self.grads[left], self.inputs[right], self.grads[right])
         total = segments.add_up(record_norms).index_add_(0, segments.unit[left], cross, alpha=2.0)
-        parts = segments.add_up(self._token_norms().sqrt().sum(1))
+        inputs, grads = self._token_norms()
+        if inputs.shape[1] > 1:
+            total += self._lost(*(segments.add_up(each.sqrt().sum(1)) for each in (inputs, grads)))
+        parts = segments.add_up(inputs.mul_(grads).sqrt_().sum(1))
         return charged(total, parts, self.grads.dtype, segments.roundings)
 
-    def _token_norms(self) -> Tensor:
-        """(N, T) squared norm of each token's part, |g_t|^2 (|a_t|^2 [+ 1])."""
+    def _token_norms(self) -> tuple[Tensor, Tensor]:
+        """(N, T) squared norms |a_t|^2 [+ 1] and |g_t|^2, whose product is that of a token's part."""
         inputs, grads = squared_norms(self.inputs), squared_norms(self.grads)
-        return inputs.add_(1.0).mul_(grads) if self.bias_sum is not None else inputs.mul_(grads)
+        return inputs.add_(1.0) if self.bias_sum is not None else inputs, grads
+
+    def _lost(self, inputs: Tensor, grads: Tensor) -> Tensor:
+        """(M,) what products of tokens may lose because they are too small for the dtype; `inputs` and `grads` (M,) are
+        the sums of norms of a record's or unit's tokens. One of two factors may be tiny because the other is huge."""
+        tiny = torch.finfo(self.grads.dtype).tiny
+        return (inputs.square() * self.grads.shape[2] + grads.square() * self.inputs.shape[2]).mul_(tiny)
 
     def _products(self, a: Tensor, g: Tensor, b: Tensor, h: Tensor) -> Tensor:
         """(M,) sum over tokens t, s of (a_t . b_s [+ 1]) (g_t . h_s)."""
         if a.shape[1] == 1:
-            inputs, grads = ((x * y).sum((1, 2), dtype=torch.float64) for x, y in ((a, b), (g, h)))
+            # In the dtype a product of two large numbers could be infinite.
+            inputs, grads = ((x.double() * y.double()).sum((1, 2)) for x, y in ((a, b), (g, h)))
             return (inputs + 1) * grads if self.bias_sum is not None else inputs * grads
         inputs, grads = torch.bmm(a, b.mT), torch.bmm(g, h.mT)
         if self.bias_sum is not None:
@@ -204,7 +215,8 @@ def squared_norms(rows: Tensor) -> Tensor:
 
 def charged(squares: Tensor, parts: Tensor, dtype: torch.dtype, roundings: Tensor | float = ROUNDINGS) -> Tensor:
     """(M,) squared norms of sums, with `roundings` of what was added up on top; `parts` (M,) sums of the parts' norms,
-    which were added up in `dtype`. May write to both."""
+    which were added up in `dtype`. Infinite where a product was. May write to both."""
+    squares = squares.masked_fill_(squares == -math.inf, math.inf)
     return squares.clamp_(min=0.0).add_(parts.square_().mul_(roundings), alpha=torch.finfo(dtype).eps)
 
 
@@ -236,7 +248,7 @@ def _factors(squares: Tensor, clipping_norm: float) -> tuple[Tensor, Tensor, boo
     """(M,) factors, 0 where the square is no number from 0 to infinity; (M,) bool where it is; whether all are (False
     where asking would take long)."""
     if not is_on_cpu(squares):
-        sound = (squares >= 0) & (squares <= kernels.LARGEST)
+        sound = (squares >= 0) & (squares <= kernels.LARGEST * min(clipping_norm, 1.0) ** 2)
         factors = (clipping_norm / (squares.sqrt() + 1e-6)).clamp_(max=1.0)
         return factors.masked_fill(~sound, 0.0), sound, False
     factors, sound = torch.empty_like(squares), torch.empty(len(squares), dtype=torch.bool)
