@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -103,19 +104,34 @@ def test_a_change_of_a_function_that_is_called_is_noticed(tmp_path: Path):
     assert run(first, NUMBA_CACHE_DIR=cache) == "6 0\n"
 
 
-def test_compiled_functions_name_what_they_call():
-    """`compiled` sees functions of other files only where they were imported by name, not as part of a module."""
+def _imported(tree: ast.Module) -> dict[str, str]:
+    """Names and the modules that they were imported from; modules themselves as ""."""
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.asname or alias.name: "" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {alias.asname or alias.name: node.module or "" for alias in node.names}
+    return names
+
+
+def test_compiled_functions_use_nothing_that_may_change_unnoticed():
+    """Of other files: compiled functions that were imported by name, and tiles. No constants, no modules."""
     for path in Path(module.__file__).parent.rglob("*.py"):
         tree = ast.parse(path.read_text("utf-8"))
         loops = [node for node in tree.body if isinstance(node, ast.FunctionDef)
                  and any(getattr(one, "id", "").startswith("compiled") for one in node.decorator_list)]  # fmt: skip
-        imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
-        modules = {alias.asname or alias.name for node in imports for alias in node.names} - {"np", "math"}
+        if not loops:
+            continue
+        names = _imported(tree)
+        package = Path(module.__file__).parent.parent
+        own = importlib.import_module(".".join(path.relative_to(package).with_suffix("").parts))
         for loop in loops:
-            used = [node for statement in loop.body for node in ast.walk(statement)]
-            parts = {node.value.id for node in used
-                     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)}  # fmt: skip
-            assert not parts & modules, (path, loop.name)
+            for node in (inner for statement in loop.body for inner in ast.walk(statement)):
+                source = names.get(node.id) if isinstance(node, ast.Name) else None
+                if source is None or source == "dptrain.tiles" or node.id in ("np", "math"):
+                    continue
+                assert getattr(own, node.id) in module._SOURCES, (path.name, loop.name, node.id)
 
 
 @compiled

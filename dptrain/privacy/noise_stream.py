@@ -60,7 +60,7 @@ class NoiseStream:
         return found
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=2)
 def _scratch(size: int, thread: int) -> tuple[bytes, bytearray, NDArray[np.uint32]]:
     """Zeros to encrypt, and where `size` words of them go, as bytes and as numbers. All streams of a thread share them:
     what one has just used is in the cache. (A block cipher may write up to a block more than it was given.)"""

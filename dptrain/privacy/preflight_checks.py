@@ -62,14 +62,15 @@ def _independence(probe: Probe, batch: ProbeBatch) -> Outcome:
     # A layer may mix records only where there are many: a step of as many copies as memory allows.
     num_values = sum(param.numel() for param in probe.model.parameters() if param.requires_grad) * len(batch.features)
     copies = min(CROWD // len(batch.features), CROWD_VALUES // max(num_values, 1))
-    if copies > 1:
-        crowd = probe.sum(batch.repeat(copies), _unclipped(gradients))
-        share = _difference(crowd, copies * gradients.sum(0))
-        yield (
-            share,
-            f"with {copies} copies of every unit, the step differs from as many times one copy by {share * EQUAL:.2g} "
-            "of its norm.",
-        )
+    sizes = torch.bincount(batch.owner)[:, None]
+    for crowd, one in ((batch, gradients.sum(0)), (batch.apart(), (sizes * gradients).sum(0))):
+        if copies > 1:
+            share = _difference(probe.sum(crowd.repeat(copies), _unclipped(gradients)), copies * one)
+            yield (
+                share,
+                f"with {copies} copies of every unit, the step differs from as many times one copy by "
+                f"{share * EQUAL:.2g} of its norm.",
+            )
 
 
 def _gradients(probe: Probe, batch: ProbeBatch) -> Outcome:

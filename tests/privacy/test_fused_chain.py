@@ -163,6 +163,45 @@ def test_what_a_chain_is():
     assert shape.relu.tolist() == [True, False]
 
 
+@pytest.mark.parametrize("shape", [(10, 5), (10, 12), (10, 2, 4)])
+def test_records_of_another_size_are_refused(shape):
+    """Compiled loops would read the next patient's values, or memory that is nobody's."""
+    stack = Stack([nn.Sequential(nn.Linear(4 if len(shape) == 3 else 8, 1))])
+    batch = UnitBatch(Given(torch.zeros(shape), torch.zeros(10)), np.arange(10), np.arange(10))
+    with pytest.raises(ValueError, match="another number of values"):
+        stack.chains[0].add_plain(batch, 0, 10, binary_loss)
+
+
+def test_a_batch_with_fewer_records_than_owners_is_refused():
+    stack = Stack([nn.Sequential(nn.Linear(2, 1))])
+    batch = UnitBatch(Given(torch.zeros(3, 2), torch.zeros(3)), np.arange(5), np.arange(5))
+    with pytest.raises(ValueError, match="3 records, but owners of 5"):
+        stack.chains[0].add_clipped(batch, 0, 5, binary_loss, 1.0)
+
+
+class _Doubling(torch.autograd.Function):
+    """A loss whose backward pass writes to what it is given."""
+
+    @staticmethod
+    def forward(ctx, logits):
+        return logits[:, 0].clone()
+
+    @staticmethod
+    def backward(ctx, weights):
+        return weights.mul_(2.0)[:, None]
+
+
+def test_a_loss_that_writes_to_its_weights_changes_no_later_step():
+    stack = Stack([nn.Sequential(nn.Linear(2, 1))])
+    batch = UnitBatch(Given(torch.ones(3, 2), torch.zeros(3)), np.arange(3), np.arange(3))
+    sums = []
+    for _ in range(2):
+        stack.gradient.zero_()
+        stack.chains[0].add_plain(batch, 0, 3, lambda logits, labels: _Doubling.apply(logits))
+        sums.append(stack.gradient.clone())
+    assert torch.equal(*sums)
+
+
 def test_records_of_another_type_are_refused():
     stack = Stack([nn.Sequential(nn.Linear(2, 1))])
     batch = UnitBatch(Given(torch.zeros(2, 2, dtype=torch.float64), torch.zeros(2)), np.arange(2), np.arange(2))

@@ -306,6 +306,13 @@ def _drops_rows(dims, has_bias, inputs, outputs, grads, weights, total):
     SOUND["add_weighted"](dims, has_bias, inputs, outputs, grads, kept, total)
 
 
+def _drops_late_rows(dims, has_bias, inputs, outputs, grads, weights, total):
+    """Wrong only in batches that are larger than those in which units are looked at."""
+    kept = weights.copy()
+    kept[40:] = 0.0
+    SOUND["add_weighted"](dims, has_bias, inputs, outputs, grads, kept, total)
+
+
 def _overwrites(dims, has_bias, inputs, outputs, grads, weights, total):
     """What an earlier pass of the step left is lost."""
     total[:] = 0
@@ -349,6 +356,7 @@ BROKEN_LOOPS = {
     "clip weights of other rows": ("add_weighted", _weights_of_others),
     "one clip weight per batch": ("add_weighted", _one_weight),
     "rows are dropped": ("add_weighted", _drops_rows),
+    "rows of a large batch are dropped": ("add_weighted", _drops_late_rows),
     "a pass overwrites the one before": ("add_weighted", _overwrites),
     "clip weights are 1": ("clip_factors", _does_not_clip),
     "clips to 2 C": ("clip_factors", _twice_the_norm),
@@ -530,3 +538,14 @@ def test_steps_may_wait_to_be_written_down(monkeypatch):
     in_batches = [ledger.to_dict() for ledger in run()]
     monkeypatch.setattr(fused_engine, "PENDING", 1)
     assert [ledger.to_dict() for ledger in run()] == in_batches
+
+
+def test_a_ledger_keeps_the_units_that_were_sampled():
+    """Also if somebody else goes on with their array."""
+    features, labels = records(NUM_UNITS)
+    engine = FusedEngine(Stack([chain()]), binary_loss, MECHANISM, [NoiseStream(0)], np.ones((1, NUM_UNITS), bool))
+    units = np.arange(5)
+    engine.step([UnitBatch(Given(features[:5], labels[:5]), np.arange(5), units)], 10**9)
+    units[:] = NUM_UNITS + 7
+    assert engine.ledgers[0].num_strangers == 0
+    assert engine.ledgers[0].unit_counts[:6].tolist() == [1, 1, 1, 1, 1, 0]

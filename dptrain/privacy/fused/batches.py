@@ -108,7 +108,7 @@ class Given:
 
     def tables(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
         """All of what was made."""
-        return _table(self.features), self.labels.numpy(), np.arange(len(self))
+        return _table(self.features.detach()), self.labels.numpy(), np.arange(len(self))
 
 
 @dataclass(frozen=True)

@@ -126,11 +126,11 @@ class Workspace:
                 np.empty(self._capacity * width, self._dtype) for width in (self._shape.dims[0], *[self._units] * 2)
             )
             self._squares = np.empty(self._capacity * len(self._shape.relu))
-            self._losses, self._ones = np.empty(self._capacity, self._dtype), np.ones(self._capacity, self._dtype)
+            self._losses = np.empty(self._capacity, self._dtype)
         inputs = self._inputs[: rows * self._shape.dims[0]].reshape(rows, -1)
         squares = self._squares[: rows * len(self._shape.relu)].reshape(-1, rows)
         outputs, grads = self._outputs[: rows * self._units], self._grads[: rows * self._units]
-        return Pass(inputs, outputs, grads, squares, self._losses[:rows], self._ones[:rows])
+        return Pass(inputs, outputs, grads, squares, self._losses[:rows])
 
 
 class Pass(NamedTuple):
@@ -145,8 +145,6 @@ class Pass(NamedTuple):
     input_squares: NDArray[np.float64]
     """(L, N)"""
     losses: NDArray[np.floating]
-    """(N,)"""
-    ones: NDArray[np.floating]
     """(N,)"""
 
 
@@ -201,13 +199,16 @@ class Chain:
                 "Convert the records, or the model."
             )
         rows = rows[start:stop]
+        if len(rows) != stop - start:
+            raise ValueError(f"A batch has {len(batch.records)} records, but owners of {len(batch.owner)}.")
         gather(features, rows, ran.inputs)
         chain_kernels.forward(
             self._values, shape.dims, shape.has_bias, shape.relu, ran.inputs, ran.outputs, ran.input_squares
         )
         last = len(rows) * int(shape.dims[-1])
         logits, grads = (each[-last:].reshape(len(rows), -1) for each in (ran.outputs, ran.grads))
-        weights = ran.ones if batch.is_single else batch.shares[start:stop].astype(self._values.dtype)
+        shares = 1.0 if batch.is_single else batch.shares[start:stop]
+        weights = np.full(len(rows), shares, self._values.dtype)
         _losses(record_loss, logits, labels[rows], weights, ran.losses, grads)
         return ran
 

@@ -96,7 +96,7 @@ class FusedEngine:
         sums = passes[0] if len(passes) == 1 else torch.stack(passes).sum(0)
         noised, norms = self._add_noise()
         used = (self.noise_multiplier, self.clipping_norm, self.divisor)
-        self._pending.append(_Entered([batch.units for batch in batches], used, sums[1], norms))
+        self._pending.append(_Entered([batch.units.copy() for batch in batches], used, sums[1], norms))
         if len(self._pending) >= PENDING:
             self._write_down()
         self._is_inside_step = False
@@ -162,7 +162,7 @@ class FusedEngine:
 
     def _write_down(self) -> None:
         """Enter pending steps into the ledgers: the only place where a GPU is waited for."""
-        pending, self._pending = self._pending, []
+        pending = list(self._pending)
         if not pending:
             return
         nonfinite_of_steps = torch.stack([entered.nonfinite for entered in pending]).tolist()
@@ -170,6 +170,7 @@ class FusedEngine:
         for entered, nonfinite, (noise_norms, sum_norms) in zip(
             pending, nonfinite_of_steps, norms_of_steps, strict=True
         ):
+            del self._pending[0]
             for model, ledger in enumerate(self._ledgers):
                 ledger.num_nonfinite += int(nonfinite[model])
                 ledger.enter(
