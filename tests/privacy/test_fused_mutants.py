@@ -84,9 +84,19 @@ def _shares(self):
     self._noises = [NoiseStream(7)] * len(self._noises)
 
 
-def _neighbours_noise(self, model):
+def _neighbours_noise(self, model, sums, noised):
     """All models share one array of noise."""
-    return FusedEngine._draw(self, model) if model == 0 else self._noise[0]
+    if model == 0:
+        self.shared = torch.empty_like(sums)
+        self._noises[0].fill(self.shared, self.noise_multiplier * self.clipping_norm)
+    torch.add(sums, self.shared, out=noised).div_(self.divisor)
+
+
+def _only_every_other(self, model, sums, noised):
+    """One of the two numbers of each pair is forgotten."""
+    FusedEngine._release(self, model, sums, noised)
+    half = (len(sums) + 1) // 2
+    noised[half:] = sums[half:] / self.divisor
 
 
 def _patch_clip(change):
@@ -210,7 +220,8 @@ def _splits_units(self, batches, ranges):
 MUTANTS = {
     "half of the noise": (broken(__init__=_init(_halves)), "noise"),
     "one stream of noise for all models": (broken(__init__=_init(_shares)), "noise"),
-    "one array of noise for all models": (broken(_draw=_neighbours_noise), "noise"),
+    "one array of noise for all models": (broken(_release=_neighbours_noise), "noise"),
+    "half of the values without noise": (broken(_release=_only_every_other), "noise"),
     "no clipping": (_patch_clip(_nothing_clipped), "sensitivity"),
     "one clip weight per batch": (_patch_clip(_whole_batch), "independence"),
     "clips to 2 C": (_patch_clip(_twice_c), "sensitivity"),
@@ -492,7 +503,7 @@ def test_the_ledger_voids_a_run_that_changes_on_the_way(sabotage, words):
 
 def test_the_ledger_measures_the_noise_it_finds(monkeypatch):
     """Noise that is asked for and not added."""
-    monkeypatch.setattr(NoiseStream, "fill", lambda self, out, scale: out.zero_())
+    monkeypatch.setattr(NoiseStream, "add", lambda self, sums, scale, divisor, noised: noised.copy_(sums / divisor))
     for ledger in run():
         assert any("noise found" in sentence for sentence in ledger.findings(MECHANISM))
 

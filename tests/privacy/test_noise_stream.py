@@ -96,3 +96,18 @@ def test_sizes_scales_and_types(size, dtype):
     NoiseStream(1).fill(plain, 1.0)
     assert torch.allclose(out.double(), 3 * plain[:size].double(), rtol=1e-6)
     assert np.array_equal(NoiseStream(1).normal(size), plain[:size].double().numpy())
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 2 * TILE - 1, 2 * TILE, 2 * TILE + 1, 5000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_noise_is_added_where_it_is_made(size, dtype):
+    """The numbers of `fill`, step after step, and nothing beside the result is touched."""
+    added, filled = NoiseStream(1), NoiseStream(1)
+    sums = torch.from_numpy(np.random.default_rng(0).standard_normal(size)).to(dtype)
+    around = torch.full((size + 2,), 7.0, dtype=dtype)
+    for _ in range(2):
+        noise = torch.empty(size, dtype=dtype)
+        filled.fill(noise, 3.0)
+        added.add(sums, 3.0, 4.0, around[1:-1])
+        assert torch.allclose(around[1:-1], (sums + noise) / 4.0, rtol=1e-6, atol=1e-7)
+        assert around[0] == around[-1] == 7.0

@@ -142,6 +142,14 @@ class FusedEngine:
                 row.normal_(0.0, scale, generator=stream)
         return row
 
+    def _release(self, model: int, sums: Tensor, noised: Tensor) -> None:
+        """noised (P,) = (clipped sums (P,) of one model + its noise) / divisor, on a CPU."""
+        scale, stream = self.noise_multiplier * self.clipping_norm, self._noises[model]
+        if scale > 0 and isinstance(stream, NoiseStream):
+            stream.add(sums, scale, self.divisor, noised)
+        else:
+            torch.add(sums, self._draw(model), out=noised).div_(self.divisor)
+
     def _add_noise(self) -> tuple[Tensor, Tensor]:
         """(K, P) clipped sums plus noise, divided: what the optimizers receive; and (2, K) norms of the noise that is
         found in them, and of the clipped sums."""
@@ -155,9 +163,9 @@ class FusedEngine:
             return noised, torch.stack(norms)
         noised = torch.empty_like(clipped)
         squares = np.empty((2, self.stack.num_models))
-        for model, (row, sums) in enumerate(zip(noised.numpy(), clipped.numpy(), strict=True)):
-            kernels.add_noise(sums, self._draw(model).numpy(), self.divisor, row)
-            squares[:, model] = kernels.noise_squares(row, sums, self.divisor)
+        for model, (row, sums) in enumerate(zip(noised, clipped, strict=True)):
+            self._release(model, sums, row)
+            squares[:, model] = kernels.noise_squares(row.numpy(), sums.numpy(), self.divisor)
         return noised, torch.from_numpy(np.sqrt(squares))
 
     def _write_down(self) -> None:

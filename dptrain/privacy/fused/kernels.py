@@ -70,14 +70,6 @@ def clip_factors(squares: Array, clipping_norm: float, factors: Array, finite: F
 
 
 @compiled
-def add_noise(clipped: Array, noise: Array, divisor: float, noised: Array) -> None:
-    """noised (P,) = (clipped sum + noise) / divisor."""
-    by = noised.dtype.type(divisor)
-    for i in range(noised.size):
-        noised[i] = (clipped[i] + noise[i]) / by
-
-
-@compiled
 def noise_squares(noised: Array, clipped: Array, divisor: float) -> tuple[float, float]:
     """Squares of the norms of the noise that is in `noised` (P,), times `divisor`, beside the clipped sum (P,), and of
     the clipped sum."""
