@@ -1,6 +1,6 @@
 """How fast fleets train: samples of one model per second, against Opacus as it is used today and against no privacy.
 
-    python experiments/bench_fleet.py --quick --json bench.json        # about a minute
+    python experiments/bench_fleet.py --quick --json bench.json        # two minutes
     python experiments/bench_fleet.py                                  # figures of bench_fleet.md
     python experiments/bench_fleet.py --growth                         # time and memory by models and patients
     python experiments/bench_fleet.py --quick --processor-time         # on a machine that has other work to do
@@ -10,8 +10,9 @@ Ours: `train_fleet_block` as the workers of a study call it, two processes with 
 arm `matched` (same batches, no clipping, no noise). Floor: what a forward and a backward pass cost in floating-point
 operations, over the rate of the fastest matrix product measured on the same cores at the same time.
 
-Ratios are of medians over rounds in which all variants take turns. A fleet's time is that of its steps: two trainings
-of different length are subtracted, so that start and evaluation are not in it.
+Ratios are of medians over rounds in which all variants take turns, each in processes of its own, which wait meanwhile.
+A fleet's time is that of its steps: two trainings of different length are subtracted, so that start and evaluation are
+not in it.
 
 With `--processor-time` every variant runs alone, in one process with one thread, and its rate is per second of its own
 processor time: that hardly depends on what else the machine does. Opacus with two threads is at most twice as fast as
@@ -29,6 +30,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ from typing import Any
 import numpy as np
 
 CLOCK = time.process_time if os.environ.get("BENCH_PROCESSOR_TIME") else time.perf_counter
-ROUNDS, QUICK_ROUNDS = 5, 1
+ROUNDS = 5
 GROWTH_STEPS = 150
 TARGETS = {"ehr": (50.0, 0.9), "ecg": (2.5, 0.8), "img28": (2.6, 0.8), "img64": (3.0, 0.8)}
 """Private against Opacus, private against plain."""
@@ -53,10 +55,12 @@ class Workload:
     num_patients: int
     seconds_per_step: float
     """Guess of a step of one model, for the length of a measurement."""
+    quick_rounds: int = 1
+    """Rounds with `--quick`; Opacus's rate on small networks swings by a third from one second to the next."""
 
 
 WORKLOADS = {
-    "ehr": Workload("mlp", {"width": 128, "depth": 2}, (64,), 256, 4096, 0.0006),
+    "ehr": Workload("mlp", {"width": 128, "depth": 2}, (64,), 256, 4096, 0.0006, 3),
     "ecg": Workload("resnet1d", {"maps": 27, "depth": 3, "num_groups": 9}, (12, 500), 128, 1024, 0.1),
     "img28": Workload("wrn", {"depth": 10, "num_groups": 8}, (1, 28, 28), 128, 1024, 0.12),
     "img64": Workload("wrn", {"depth": 16, "num_groups": 8}, (1, 64, 64), 128, 512, 0.6),
@@ -117,8 +121,8 @@ def fleet_seconds(work: Workload, label: str, num_steps: int, num_models: int, p
     return CLOCK() - start
 
 
-def ours(name: str, label: str, seconds: float) -> float:
-    """Samples per second of one process."""
+def ours(name: str, label: str, seconds: float) -> Iterator[float]:
+    """Samples per second of one process, again and again."""
     import torch
 
     from dptrain.training.allocator import keep_freed_memory
@@ -130,13 +134,14 @@ def ours(name: str, label: str, seconds: float) -> float:
     steps = max(int(seconds / (work.seconds_per_step * num_models)), 3)
     few = max(steps // 6, 1)
     fleet_seconds(work, label, few, num_models)
-    short = fleet_seconds(work, label, few, num_models)
-    long = fleet_seconds(work, label, few + steps, num_models)
-    return steps * num_models * work.batch / (long - short)
+    while True:
+        short = fleet_seconds(work, label, few, num_models)
+        long = fleet_seconds(work, label, few + steps, num_models)
+        yield steps * num_models * work.batch / (long - short)
 
 
-def opacus(name: str, seconds: float) -> float:
-    """Samples per second of Opacus's hooks on batches of `DPDataLoader`."""
+def opacus(name: str, seconds: float) -> Iterator[float]:
+    """Samples per second of Opacus's hooks on batches of `DPDataLoader`, again and again."""
     import warnings
 
     import torch
@@ -158,18 +163,24 @@ def opacus(name: str, seconds: float) -> float:
         max_grad_norm=1.0,
     )  # fmt: skip
     loss = torch.nn.CrossEntropyLoss()
-    start, steps, warm = 0.0, 0, 2
+
+    def train() -> Iterator[None]:
+        while True:
+            for features, labels in loader:
+                optimizer.zero_grad()
+                loss(model(features), labels).backward()
+                optimizer.step()
+                yield
+
+    steps = train()
     while True:
-        for features, labels in loader:
-            if warm == 0:
-                start = CLOCK()
-            warm -= 1
-            optimizer.zero_grad()
-            loss(model(features), labels).backward()
-            optimizer.step()
-            steps += warm < 0
-            if warm < 0 and CLOCK() - start > seconds:
-                return steps * work.batch / (CLOCK() - start)
+        for _ in range(2):
+            next(steps)
+        start, done = CLOCK(), 0
+        while CLOCK() - start < seconds:
+            next(steps)
+            done += 1
+        yield done * work.batch / (CLOCK() - start)
 
 
 def gemm_rate() -> float:
@@ -204,32 +215,53 @@ def operations(name: str) -> float:
     return counter.get_total_flops() / 8
 
 
-def children(num: int, *arguments: str, threads: int = 1) -> list[list[float]]:
-    """What so many processes at the same time print."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    command = [sys.executable, __file__, "--child", *arguments]
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) for _ in range(num)]
-    outputs = [process.communicate()[0] for process in started]
-    if any(process.returncode for process in started):
-        raise SystemExit(f"{arguments} failed")
-    return [json.loads(output.splitlines()[-1]) for output in outputs]
+class Children:
+    """Processes of one variant, which measure at the same time whenever they are asked, and wait otherwise."""
+
+    def __init__(self, num: int, *arguments: str, threads: int = 1) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        command = [sys.executable, __file__, "--child", *arguments]
+        pipe = subprocess.PIPE
+        self._processes = [
+            subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, text=True) for _ in range(num)
+        ]
+
+    def measure(self, name: str) -> list[list[float]]:
+        """What each process found for this workload."""
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.write(f"{name}\n")
+            process.stdin.flush()
+        answers = [process.stdout.readline() for process in self._processes if process.stdout is not None]
+        if not all(answers):
+            raise SystemExit(f"{self._processes[0].args} failed")
+        return [json.loads(answer) for answer in answers]
+
+    def close(self) -> None:
+        """End them."""
+        for process in self._processes:
+            process.communicate()
 
 
 def measure(names: list[str], rounds: int, seconds: float, alone: bool) -> dict[str, dict[str, float]]:
-    """{workload: {opacus, private, plain, floor, ratio, ...}}, samples per second."""
-    results = {}
+    """{workload: {opacus, private, plain, floor, ratio, ...}}, samples per second. 0 rounds: as many as quick ones."""
+    results, running = {}, {}
+    for variant in ("opacus", "private", "plain", "gemm"):
+        num, threads = (1, 1) if alone else (1, 2) if variant == "opacus" else (2, 1)
+        running[variant] = Children(num, variant, str(seconds), threads=threads)
     for name in names:
-        found: dict[str, list[float]] = {variant: [] for variant in ("opacus", "private", "plain", "gemm")}
-        for _ in range(rounds):
+        found: dict[str, list[float]] = {variant: [] for variant in running}
+        for _ in range(rounds or WORKLOADS[name].quick_rounds):
             for variant, rates in found.items():
-                num, threads = (1, 1) if alone else (1, 2) if variant == "opacus" else (2, 1)
-                rates.append(sum(rate for (rate,) in children(num, variant, name, str(seconds), threads=threads)))
+                rates.append(sum(rate for (rate,) in running[variant].measure(name)))
         middle = {key: statistics.median(values) for key, values in found.items()}
         floor = middle.pop("gemm") / operations(name)
         ratio = middle["private"] / middle["opacus"]
         results[name] = {**middle, "floor": floor, "ratio": ratio, "of_plain": middle["private"] / middle["plain"],
-                         "rounds": rounds}  # fmt: skip
+                         "all_opacus": found["opacus"], "all_private": found["private"]}  # fmt: skip
         show(name, results[name])
+    for children in running.values():
+        children.close()
     return results
 
 
@@ -251,7 +283,9 @@ def growth() -> None:
     first = 0.0
     for models, patients in ((8, 2048), (16, 2048), (32, 2048), (8, 4096), (8, 8192)):
         records = models * GROWTH_STEPS * WORKLOADS["ehr"].batch * patients // 2048
-        seconds, memory = children(1, "growth", str(models), str(patients))[0]
+        children = Children(1, "growth", str(patients))
+        ((seconds, memory),) = children.measure(str(models))
+        children.close()
         first = first or seconds / records
         relative = seconds / records / first
         print(f"| {models} | {patients} | {records:,} | {seconds:.2f} | {relative:.2f} | {memory:.0f} |")
@@ -270,15 +304,17 @@ def grown(num_models: int, patients: int) -> tuple[float, float]:
     return time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def child(kind: str, name: str, value: str) -> tuple[float, ...]:
-    """One measurement in a process of its own."""
+def child(kind: str, value: str, name: str) -> Iterator[tuple[float, ...]]:
+    """Measurements of one workload, in a process of its own."""
     if kind == "growth":
-        return grown(int(name), int(value))
-    if kind == "opacus":
-        return (opacus(name, float(value)),)
-    if kind == "gemm":
-        return (gemm_rate(),)
-    return (ours(name, "matched" if kind == "plain" else "eps=8", float(value)),)
+        yield grown(int(name), int(value))
+    elif kind == "opacus":
+        yield from ((rate,) for rate in opacus(name, float(value)))
+    elif kind == "gemm":
+        while True:
+            yield (gemm_rate(),)
+    else:
+        yield from ((rate,) for rate in ours(name, "matched" if kind == "plain" else "eps=8", float(value)))
 
 
 def main() -> None:
@@ -288,17 +324,22 @@ def main() -> None:
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--only", default=",".join(WORKLOADS))
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--child", nargs=3)
+    parser.add_argument("--child", nargs=2)
     arguments = parser.parse_args()
     if arguments.child:
-        print(json.dumps(child(*arguments.child)))
+        rates: dict[str, Iterator[tuple[float, ...]]] = {}
+        for line in sys.stdin:
+            name = line.strip()
+            if name not in rates:
+                rates = {name: child(*arguments.child, name)}
+            print(json.dumps(next(rates[name])), flush=True)
         return
     if arguments.growth:
         growth()
         return
     print("| fleet | Opacus | private | plain | floor | private/Opacus (target) | private/plain (target) |")
     print("|---|---|---|---|---|---|---|")
-    rounds, seconds = (QUICK_ROUNDS, 2.0) if arguments.quick else (ROUNDS, 6.0)
+    rounds, seconds = (0, 2.0) if arguments.quick else (ROUNDS, 6.0)
     if arguments.processor_time:
         os.environ["BENCH_PROCESSOR_TIME"] = "1"
     results = measure(arguments.only.split(","), rounds, seconds, arguments.processor_time)
