@@ -1,6 +1,6 @@
 """How fast fleets train: samples of one model per second, against Opacus as it is used today and against no privacy.
 
-    python experiments/bench_fleet.py --quick --json bench.json        # two minutes
+    python experiments/bench_fleet.py --quick --json bench.json        # three minutes
     python experiments/bench_fleet.py                                  # figures of bench_fleet.md
     python experiments/bench_fleet.py --growth                         # time and memory by models and patients
     python experiments/bench_fleet.py --quick --processor-time         # on a machine that has other work to do
@@ -10,9 +10,8 @@ Ours: `train_fleet_block` as the workers of a study call it, two processes with 
 arm `matched` (same batches, no clipping, no noise). Floor: what a forward and a backward pass cost in floating-point
 operations, over the rate of the fastest matrix product measured on the same cores at the same time.
 
-Ratios are of medians over rounds in which all variants take turns, each in processes of its own, which wait meanwhile.
-A fleet's time is that of its steps: two trainings of different length are subtracted, so that start and evaluation are
-not in it.
+Ratios are of medians over rounds in which all variants take turns, in new processes. A fleet's time is that of its
+steps: two trainings of different length are subtracted, so that start and evaluation are not in it.
 
 With `--processor-time` every variant runs alone, in one process with one thread, and its rate is per second of its own
 processor time: that hardly depends on what else the machine does. Opacus with two threads is at most twice as fast as
@@ -30,7 +29,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +54,7 @@ class Workload:
     seconds_per_step: float
     """Guess of a step of one model, for the length of a measurement."""
     quick_rounds: int = 1
-    """Rounds with `--quick`; Opacus's rate on small networks swings by a third from one second to the next."""
+    """Rounds with `--quick`; Opacus's rate on small networks differs by half from process to process."""
 
 
 WORKLOADS = {
@@ -121,8 +119,8 @@ def fleet_seconds(work: Workload, label: str, num_steps: int, num_models: int, p
     return CLOCK() - start
 
 
-def ours(name: str, label: str, seconds: float) -> Iterator[float]:
-    """Samples per second of one process, again and again."""
+def ours(name: str, label: str, seconds: float) -> float:
+    """Samples per second of one process."""
     import torch
 
     from dptrain.training.allocator import keep_freed_memory
@@ -134,14 +132,13 @@ def ours(name: str, label: str, seconds: float) -> Iterator[float]:
     steps = max(int(seconds / (work.seconds_per_step * num_models)), 3)
     few = max(steps // 6, 1)
     fleet_seconds(work, label, few, num_models)
-    while True:
-        short = fleet_seconds(work, label, few, num_models)
-        long = fleet_seconds(work, label, few + steps, num_models)
-        yield steps * num_models * work.batch / (long - short)
+    short = fleet_seconds(work, label, few, num_models)
+    long = fleet_seconds(work, label, few + steps, num_models)
+    return steps * num_models * work.batch / (long - short)
 
 
-def opacus(name: str, seconds: float) -> Iterator[float]:
-    """Samples per second of Opacus's hooks on batches of `DPDataLoader`, again and again."""
+def opacus(name: str, seconds: float) -> float:
+    """Samples per second of Opacus's hooks on batches of `DPDataLoader`."""
     import warnings
 
     import torch
@@ -163,24 +160,18 @@ def opacus(name: str, seconds: float) -> Iterator[float]:
         max_grad_norm=1.0,
     )  # fmt: skip
     loss = torch.nn.CrossEntropyLoss()
-
-    def train() -> Iterator[None]:
-        while True:
-            for features, labels in loader:
-                optimizer.zero_grad()
-                loss(model(features), labels).backward()
-                optimizer.step()
-                yield
-
-    steps = train()
+    start, steps, warm = 0.0, 0, 2
     while True:
-        for _ in range(2):
-            next(steps)
-        start, done = CLOCK(), 0
-        while CLOCK() - start < seconds:
-            next(steps)
-            done += 1
-        yield done * work.batch / (CLOCK() - start)
+        for features, labels in loader:
+            if warm == 0:
+                start = CLOCK()
+            warm -= 1
+            optimizer.zero_grad()
+            loss(model(features), labels).backward()
+            optimizer.step()
+            steps += warm < 0
+            if warm < 0 and CLOCK() - start > seconds:
+                return steps * work.batch / (CLOCK() - start)
 
 
 def gemm_rate() -> float:
@@ -215,53 +206,33 @@ def operations(name: str) -> float:
     return counter.get_total_flops() / 8
 
 
-class Children:
-    """Processes of one variant, which measure at the same time whenever they are asked, and wait otherwise."""
-
-    def __init__(self, num: int, *arguments: str, threads: int = 1) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        command = [sys.executable, __file__, "--child", *arguments]
-        pipe = subprocess.PIPE
-        self._processes = [
-            subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, text=True) for _ in range(num)
-        ]
-
-    def measure(self, name: str) -> list[list[float]]:
-        """What each process found for this workload."""
-        for process in self._processes:
-            assert process.stdin is not None
-            process.stdin.write(f"{name}\n")
-            process.stdin.flush()
-        answers = [process.stdout.readline() for process in self._processes if process.stdout is not None]
-        if not all(answers):
-            raise SystemExit(f"{self._processes[0].args} failed")
-        return [json.loads(answer) for answer in answers]
-
-    def close(self) -> None:
-        """End them."""
-        for process in self._processes:
-            process.communicate()
+def children(num: int, *arguments: str, threads: int = 1) -> list[list[float]]:
+    """What so many processes at the same time print. They are new each time: how fast Opacus is depends on what its
+    process did before, and differs from process to process."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    command = [sys.executable, __file__, "--child", *arguments]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) for _ in range(num)]
+    outputs = [process.communicate()[0] for process in started]
+    if any(process.returncode for process in started):
+        raise SystemExit(f"{arguments} failed")
+    return [json.loads(output.splitlines()[-1]) for output in outputs]
 
 
 def measure(names: list[str], rounds: int, seconds: float, alone: bool) -> dict[str, dict[str, float]]:
     """{workload: {opacus, private, plain, floor, ratio, ...}}, samples per second. 0 rounds: as many as quick ones."""
-    results, running = {}, {}
-    for variant in ("opacus", "private", "plain", "gemm"):
-        num, threads = (1, 1) if alone else (1, 2) if variant == "opacus" else (2, 1)
-        running[variant] = Children(num, variant, str(seconds), threads=threads)
+    results = {}
     for name in names:
-        found: dict[str, list[float]] = {variant: [] for variant in running}
+        found: dict[str, list[float]] = {variant: [] for variant in ("opacus", "private", "plain", "gemm")}
         for _ in range(rounds or WORKLOADS[name].quick_rounds):
             for variant, rates in found.items():
-                rates.append(sum(rate for (rate,) in running[variant].measure(name)))
+                num, threads = (1, 1) if alone else (1, 2) if variant == "opacus" else (2, 1)
+                rates.append(sum(rate for (rate,) in children(num, variant, name, str(seconds), threads=threads)))
         middle = {key: statistics.median(values) for key, values in found.items()}
         floor = middle.pop("gemm") / operations(name)
         ratio = middle["private"] / middle["opacus"]
         results[name] = {**middle, "floor": floor, "ratio": ratio, "of_plain": middle["private"] / middle["plain"],
                          "all_opacus": found["opacus"], "all_private": found["private"]}  # fmt: skip
         show(name, results[name])
-    for children in running.values():
-        children.close()
     return results
 
 
@@ -283,9 +254,7 @@ def growth() -> None:
     first = 0.0
     for models, patients in ((8, 2048), (16, 2048), (32, 2048), (8, 4096), (8, 8192)):
         records = models * GROWTH_STEPS * WORKLOADS["ehr"].batch * patients // 2048
-        children = Children(1, "growth", str(patients))
-        ((seconds, memory),) = children.measure(str(models))
-        children.close()
+        seconds, memory = children(1, "growth", str(models), str(patients))[0]
         first = first or seconds / records
         relative = seconds / records / first
         print(f"| {models} | {patients} | {records:,} | {seconds:.2f} | {relative:.2f} | {memory:.0f} |")
@@ -304,17 +273,15 @@ def grown(num_models: int, patients: int) -> tuple[float, float]:
     return time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def child(kind: str, value: str, name: str) -> Iterator[tuple[float, ...]]:
-    """Measurements of one workload, in a process of its own."""
+def child(kind: str, name: str, value: str) -> tuple[float, ...]:
+    """One measurement in a process of its own."""
     if kind == "growth":
-        yield grown(int(name), int(value))
-    elif kind == "opacus":
-        yield from ((rate,) for rate in opacus(name, float(value)))
-    elif kind == "gemm":
-        while True:
-            yield (gemm_rate(),)
-    else:
-        yield from ((rate,) for rate in ours(name, "matched" if kind == "plain" else "eps=8", float(value)))
+        return grown(int(name), int(value))
+    if kind == "opacus":
+        return (opacus(name, float(value)),)
+    if kind == "gemm":
+        return (gemm_rate(),)
+    return (ours(name, "matched" if kind == "plain" else "eps=8", float(value)),)
 
 
 def main() -> None:
@@ -324,15 +291,10 @@ def main() -> None:
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--only", default=",".join(WORKLOADS))
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--child", nargs=2)
+    parser.add_argument("--child", nargs=3)
     arguments = parser.parse_args()
     if arguments.child:
-        rates: dict[str, Iterator[tuple[float, ...]]] = {}
-        for line in sys.stdin:
-            name = line.strip()
-            if name not in rates:
-                rates = {name: child(*arguments.child, name)}
-            print(json.dumps(next(rates[name])), flush=True)
+        print(json.dumps(child(*arguments.child)))
         return
     if arguments.growth:
         growth()
