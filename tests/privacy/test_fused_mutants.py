@@ -246,7 +246,7 @@ OF_STACKS = {"a layer is not in the norm", "padding counts", "sums a unit's reco
 
 
 @pytest.mark.parametrize(
-    "name, model", [*((name, stacked) for name in MUTANTS), *((name, chain) for name in MUTANTS.keys() - OF_STACKS)]
+    "name, model", [(name, model) for name in MUTANTS for model in (stacked, chain)[: 1 if name in OF_STACKS else 2]]
 )
 def test_broken_engines_are_refused(name, model):
     probe, check = MUTANTS[name]
