@@ -47,12 +47,11 @@ class NoiseStream:
             box_muller(bits, out.numpy(), f32(scale))
             return
         values = np.empty(bits.size, dtype=np.float32)
-        exact = out.dtype == torch.float32
-        box_muller(bits, values, f32(scale if exact else 1.0))
-        torch.mul(torch.from_numpy(values[: out.numel()]), 1.0 if exact else scale, out=out)
+        box_muller(bits, values, f32(1.0))
+        torch.mul(torch.from_numpy(values[: out.numel()]), scale, out=out)
 
     def add(self, sums: Tensor, scale: float, divisor: float, noised: Tensor) -> None:
-        """noised (P,) = (sums (P,) + the noise that `fill` would draw) / divisor, on the CPU, in fewer passes."""
+        """noised (P,) = (sums (P,) + the noise that `fill` would draw, to rounding) / divisor, on the CPU."""
         if sums.dtype == torch.float32:
             add_box_muller(self._words(sums.numel()), sums.numpy(), f32(scale), f32(divisor), noised.numpy())
             return

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -78,20 +74,6 @@ def test_a_record_that_is_not_finite_stays_alone(bad):
     inputs[1, 2, 4, 4] = bad
     found = weight_tiles.weight_gradients(last(inputs), last(grads), (3, 3), [1, 1], [1, 1], [1, 1])
     assert [bool(np.isfinite(one).all()) for one in found] == [True, False, True]
-
-
-@pytest.mark.slow
-def test_tiles_of_a_processor_with_narrow_vectors(tmp_path):
-    """The same property where the compiled loop has other sizes; the processor's own decide when it is imported."""
-    code = (
-        "from llvmlite import binding; binding.get_host_cpu_features = binding.FeatureMap\n"
-        "import pytest; from dptrain.privacy.fused import weight_tiles\n"
-        "assert weight_tiles.LANES == 8\n"
-        f"raise SystemExit(pytest.main(['-q', '-p', 'no:cacheprovider', '-k', 'records or inside', {__file__!r}]))\n"
-    )
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @given(

@@ -148,13 +148,11 @@ def test_records_of_a_unit_whose_product_is_infinite(make):
     assert 0.9 < moved <= 1 + 1e-5
 
 
-def test_tokens_whose_product_is_infinite():
-    """As before in one record: the Gram matrix of the inputs has an infinite entry, and the record does not count."""
-    inputs = torch.tensor([[[1e25, 0.0], [-1e14, 0.0]]])
-    entry = Outer(inputs, torch.ones(1, 2, 2), torch.zeros(1, 2, 2), None)
-    factors, finite = clip_weights([entry], 1.0, None, False)
-    assert factors.tolist() == [0.0]
-    assert finite.tolist() == [False]
+def test_a_product_that_is_minus_infinity_is_no_small_norm():
+    """Clamped to 0, it would leave the unit unclipped."""
+    squares = torch.tensor([-np.inf, -1e-9, 4.0], dtype=torch.float64)
+    found = tape.charged(squares, torch.zeros(3, dtype=torch.float64), torch.float32)
+    assert found.tolist() == [np.inf, 0.0, 4.0]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -1.0, -1e-300])

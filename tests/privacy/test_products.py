@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from dptrain.privacy.fused.products import flip, product
 from dptrain.tiles import LANES, WIDTH
 
 WIDE = LANES * WIDTH
+FILES = ("test_products.py", "test_fused_chain.py", "test_fused_loops.py")
 
 
 @given(
@@ -66,13 +68,14 @@ def test_flip(outs, ins):
 
 @pytest.mark.slow
 def test_a_processor_with_narrow_vectors(tmp_path):
-    """The same properties where tiles have other sizes; the processor's own decide when they are imported."""
+    """The properties of all that is made of tiles where these have other sizes; the processor decides when they are
+    imported."""
+    files = [str(Path(__file__).with_name(name)) for name in FILES]
     code = (
         "from llvmlite import binding; binding.get_host_cpu_features = binding.FeatureMap\n"
         "import pytest; from dptrain import tiles\n"
         "assert (tiles.LANES, tiles.WIDTH) == (8, 2)\n"
-        "raise SystemExit(pytest.main(['-q', '-p', 'no:cacheprovider', '-m', 'not slow', "
-        f"{__file__!r}, {__file__.replace('test_products', 'test_fused_chain')!r}]))\n"
+        f"raise SystemExit(pytest.main(['-q', '-p', 'no:cacheprovider', '-m', 'not slow', *{files!r}]))\n"
     )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

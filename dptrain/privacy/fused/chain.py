@@ -200,7 +200,10 @@ class Chain:
             )
         rows = rows[start:stop]
         if len(rows) != stop - start:
-            raise ValueError(f"A batch has {len(batch.records)} records, but owners of {len(batch.owner)}.")
+            raise ValueError(
+                f"A batch has {len(batch.records)} records, but owners of {len(batch.owner)}; there must be one owner "
+                "for each record."
+            )
         gather(features, rows, ran.inputs)
         chain_kernels.forward(
             self._values, shape.dims, shape.has_bias, shape.relu, ran.inputs, ran.outputs, ran.input_squares

@@ -131,15 +131,11 @@ class FusedEngine:
             return rows.view(2, len(batches), -1).sum(2, dtype=torch.float64)
 
     def _draw(self, model: int) -> Tensor:
-        """(P,) noise of one model from its own stream; on a CPU until the next call."""
+        """(P,) noise of one model from its own generator; on a CPU until the next call."""
         row = self._noise[model % len(self._noise)]
         scale = self.noise_multiplier * self.clipping_norm
         if scale > 0:
-            stream = self._noises[model]
-            if isinstance(stream, NoiseStream):
-                stream.fill(row, scale)
-            else:
-                row.normal_(0.0, scale, generator=stream)
+            row.normal_(0.0, scale, generator=self._noises[model])
         return row
 
     def _release(self, model: int, sums: Tensor, noised: Tensor) -> None:

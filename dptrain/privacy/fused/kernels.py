@@ -47,11 +47,21 @@ def ascends(owner: Ints) -> bool:
 def gather(source: NDArray[Any], rows: Ints, out: NDArray[Any]) -> None:
     """out (B, D) = source (M, D) at rows (R,), at the first of them behind R."""
     if source.shape[1] != out.shape[1]:
-        raise ValueError("Records have another number of values than the model takes:", source.shape[1], out.shape[1])
+        raise ValueError(
+            "Records have another number of values than the model takes (values of a record, values the model takes); "
+            "build the model for records of this shape:",
+            source.shape[1],
+            out.shape[1],
+        )
     for position in range(out.shape[0]):
         row = rows[position] if position < rows.size else rows[0]
         if row < 0 or row >= source.shape[0]:
-            raise IndexError("A row of a batch is not among the records.")
+            raise IndexError(
+                "A batch names a row that is not among the records (row, number of records); units and records must "
+                "be of one cohort:",
+                row,
+                source.shape[0],
+            )
         for d in range(out.shape[1]):
             out[position, d] = source[row, d]
 

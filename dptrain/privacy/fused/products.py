@@ -30,14 +30,7 @@ def product(a: Array, apart: Whole, along: Whole, b: Array, size: int, columns: 
     if size == 0:
         out[:] = 0
         return
-    whole = columns - columns % (WIDTH * LANES)
-    for column in range(0, whole, WIDTH * LANES):
-        _wide_stripe(a, apart, along, b, column, size, out, rows, columns)
-    if columns >= LANES:
-        for column in range(whole, columns, LANES):
-            # The last one overlaps the one before, and writes the same numbers again.
-            _narrow_stripe(a, apart, along, b, min(column, columns - LANES), size, out, rows, columns)
-    else:
+    if columns < LANES:
         for m in range(rows):
             target = out[m * columns : (m + 1) * columns]
             target[:] = 0
@@ -45,39 +38,39 @@ def product(a: Array, apart: Whole, along: Whole, b: Array, size: int, columns: 
                 factor = a[m * apart + k * along]
                 for n in range(columns):
                     target[n] += factor * b[k * columns + n]
+        return
+    column = 0
+    while column < columns:
+        wide = columns - column >= WIDTH * LANES
+        # The last one overlaps the one before, and writes the same numbers again.
+        first = column if wide else min(column, columns - LANES)
+        _stripe(a, apart, along, b, first, size, out, rows, columns, wide)
+        column += WIDTH * LANES if wide else LANES
 
 
 @compiled
-def _wide_stripe(
-    a: Array, apart: Whole, along: Whole, b: Array, column: int, size: int, out: Array, rows: int, columns: int
-) -> None:
+def _stripe(
+    a: Array, apart: Whole, along: Whole, b: Array, column: int, size: int, out: Array, rows: int, columns: int,
+    wide: bool,
+) -> None:  # fmt: skip
+    """Columns of `out` from `column` on, as many as a tile is wide."""
+    a_steps, b_steps, positions = (0, along), (0, columns), (1, size)
     m = 0
     while m < rows:
         height, start = _next_tile(m, rows)
         at, to = start * apart, start * columns + column
-        if height == HIGH:
-            _wide_high(a, at, apart, (0, along), b, column, (0, columns), out, to, columns, (1, size))
+        if wide and height == HIGH:
+            _wide_high(a, at, apart, a_steps, b, column, b_steps, out, to, columns, positions)
+        elif wide and height == LOW:
+            _wide_low(a, at, apart, a_steps, b, column, b_steps, out, to, columns, positions)
+        elif wide:
+            _wide_single(a, at, apart, a_steps, b, column, b_steps, out, to, columns, positions)
+        elif height == HIGH:
+            _narrow_high(a, at, apart, a_steps, b, column, b_steps, out, to, columns, positions)
         elif height == LOW:
-            _wide_low(a, at, apart, (0, along), b, column, (0, columns), out, to, columns, (1, size))
+            _narrow_low(a, at, apart, a_steps, b, column, b_steps, out, to, columns, positions)
         else:
-            _wide_single(a, at, apart, (0, along), b, column, (0, columns), out, to, columns, (1, size))
-        m = start + height
-
-
-@compiled
-def _narrow_stripe(
-    a: Array, apart: Whole, along: Whole, b: Array, column: int, size: int, out: Array, rows: int, columns: int
-) -> None:
-    m = 0
-    while m < rows:
-        height, start = _next_tile(m, rows)
-        at, to = start * apart, start * columns + column
-        if height == HIGH:
-            _narrow_high(a, at, apart, (0, along), b, column, (0, columns), out, to, columns, (1, size))
-        elif height == LOW:
-            _narrow_low(a, at, apart, (0, along), b, column, (0, columns), out, to, columns, (1, size))
-        else:
-            _narrow_single(a, at, apart, (0, along), b, column, (0, columns), out, to, columns, (1, size))
+            _narrow_single(a, at, apart, a_steps, b, column, b_steps, out, to, columns, positions)
         m = start + height
 
 
